@@ -1,0 +1,46 @@
+# make serve | make test: each sets up everything it needs on a new machine.
+VENV   ?= .venv
+PYTHON ?= python3
+# Torch is installed first and alone, so that no resolver picks another build. For a CUDA build:
+#   make install TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
+TORCH  ?= torch==2.13.0
+RUN     = $(VENV)/bin
+SOURCES = kernels model train serve clients tests
+
+.PHONY: install serve test format lint types layers check bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet $(TORCH)
+	$(RUN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+serve: install
+	$(RUN)/vlmoe serve $(ARGS)
+
+test: install
+	$(RUN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+format: install
+	$(RUN)/ruff format $(SOURCES)
+	$(RUN)/ruff check --fix $(SOURCES)
+
+lint: install
+	$(RUN)/ruff format --check $(SOURCES)
+	$(RUN)/ruff check $(SOURCES)
+
+types: install
+	$(RUN)/mypy
+
+layers: install
+	$(RUN)/lint-imports
+
+check: lint types layers test
+
+bench: install
+	$(RUN)/python kernels/bench/grouped_ffn.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

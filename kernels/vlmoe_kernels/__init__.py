@@ -1,0 +1,1 @@
+"""Tensor operations of a modality- and expert-routed Transformer. Knows tensors, not models."""

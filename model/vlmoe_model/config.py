@@ -1,0 +1,209 @@
+"""What a VL-MoE network is: one frozen value, saved as `config.json`.
+
+`ModelConfig` describes the encoder, `HeadConfig` one head on top of it with the preprocessing it was trained with.
+Everything the published descriptions leave open, and everything that sets VLMo and BEiT-3 apart, is a field.
+No torch here: processes that only prepare inputs read it too.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from vlmoe_model.errors import CheckpointError
+
+Stem = Literal["patch", "conv", "gradient"]
+Router = Literal["top_k", "batch_priority", "expert_choice", "soft"]
+AuxLoss = Literal["none", "vloss", "importance", "load", "gshard", "z"]
+Task = Literal["vqa", "image_classification", "text_classification", "contrastive"]
+Pool = Literal["cls", "mean", "flatten"]
+
+
+def _check_choice(name: str, value: str, allowed: object) -> None:
+    choices = get_args(allowed)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """How a head wants its images: cropped, resized to a square, normalised.
+
+    `crop="content"` first cuts to the box of what differs from the border's colour (drawings on a plain ground) and
+    pads that box to a square. mean and std are in units of the 0..1 pixel range.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    crop: Literal["none", "content"] = "none"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ValueError(f"image size must be in [1, 4096], got {self.size}")
+        if min(self.std) <= 0:
+            raise ValueError(f"image std must be positive, got {self.std}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """One named head. Its labels, where it has any, stand in `labels/NAME.json` of the checkpoint.
+
+    image: preprocessing of its images, or None for a head that takes only text.
+    max_text: longest text in tokens, special tokens included; 0 for a head that takes only images.
+    pool: which of the sequence's image outputs the head reads (its text side always reads the text's first token,
+        [T_CLS]): the first token, the mean of the patches, or all patches side by side.
+    out_dim: number of labels, or width of the embedding for `contrastive`.
+    """
+
+    name: str
+    task: Task
+    out_dim: int
+    image: ImageSpec | None
+    max_text: int
+    pool: Pool = "cls"
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice(f"task of head {self.name!r}", self.task, Task)
+        _check_choice(f"pool of head {self.name!r}", self.pool, Pool)
+        if not self.name.isidentifier():
+            raise ValueError(f"a head's name must be an identifier, got {self.name!r}")
+        if self.out_dim < 1:
+            raise ValueError(f"out_dim of head {self.name!r} must be positive, got {self.out_dim}")
+        if self.image is None and self.task in ("vqa", "image_classification", "contrastive"):
+            raise ValueError(f"head {self.name!r} ({self.task}) needs image preprocessing")
+        if self.max_text < 3 and self.task in ("vqa", "text_classification", "contrastive"):
+            raise ValueError(f"head {self.name!r} ({self.task}) needs max_text of at least 3, got {self.max_text}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The encoder and its heads. Block indices start at 0.
+
+    ffn_dim: width of every feed-forward layer and of every expert.
+    moe_blocks: blocks whose vision and language feed-forward layers are pools of `num_experts`.
+    vl_start: first block whose feed-forward layer for image-text pairs is the shared VL one; None: no such block.
+    capacity_train, capacity_eval: slots per expert over an even share; None means dropless.
+    layer_scale: initial value of the residual scales, or None for none (VLMo: 0.1).
+    sub_ln: a LayerNorm inside attention and feed-forward layers (BEiT-3).
+    multiway_attention: attention projections and norms per modality (BEiT-3).
+    relative_position: a learned relative-position bias on attention (VLMo).
+    position_offset: unused rows at the start of the position tables (BEiT-3: 2).
+    """
+
+    dim: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    vocab_size: int
+    image_size: int
+    patch_size: int
+    max_text: int
+    moe_blocks: tuple[int, ...] = ()
+    num_experts: int = 1
+    vl_start: int | None = None
+    top_k: int = 1
+    router: Router = "top_k"
+    capacity_train: float | None = None
+    capacity_eval: float | None = None
+    router_noise: float = 1.0
+    aux_loss: AuxLoss = "vloss"
+    aux_weight: float = 0.01
+    stem: Stem = "patch"
+    order: Literal["text_first", "image_first"] = "text_first"
+    absolute_position: bool = True
+    relative_position: bool = False
+    position_offset: int = 0
+    type_embeddings: bool = False
+    text_embedding_norm: bool = False
+    layer_scale: float | None = None
+    sub_ln: bool = False
+    multiway_attention: bool = False
+    key_bias: bool = False
+    final_norm: bool = True
+    norm_eps: float = 1e-6
+    drop_path: float = 0.0
+    heads: tuple[HeadConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice("router", self.router, Router)
+        _check_choice("aux_loss", self.aux_loss, AuxLoss)
+        _check_choice("stem", self.stem, Stem)
+        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "vocab_size", "patch_size", "num_experts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"top_k must be in [1, {self.num_experts}], got {self.top_k}")
+        for block in self.moe_blocks:
+            if not 0 <= block < self.num_layers:
+                raise ValueError(f"moe_blocks must lie in [0, {self.num_layers - 1}], got {block}")
+        if self.vl_start is not None and not 0 <= self.vl_start <= self.num_layers:
+            raise ValueError(f"vl_start must be in [0, {self.num_layers}] or null, got {self.vl_start}")
+        names = [head.name for head in self.heads]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two heads share a name: {', '.join(names)}")
+        for head in self.heads:
+            if head.image is not None and head.image.size % self.patch_size:
+                raise ValueError(
+                    f"image size {head.image.size} of head {head.name!r} is not a multiple of "
+                    f"patch_size {self.patch_size}"
+                )
+            if head.max_text > self.max_text:
+                raise ValueError(f"max_text of head {head.name!r} exceeds the encoder's {self.max_text}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of an image of `image_size`."""
+        return self.image_size // self.patch_size
+
+    def head(self, name: str) -> HeadConfig:
+        """The head of that name.
+
+        Raises:
+            KeyError: with the names that exist.
+        """
+        for head in self.heads:
+            if head.name == name:
+                return head
+        raise KeyError(f"no head {name!r}; heads: {', '.join(h.name for h in self.heads) or 'none'}")
+
+    def dense_twin(self) -> "ModelConfig":
+        """The same network with every expert pool replaced by one feed-forward layer."""
+        return dataclasses.replace(self, moe_blocks=(), num_experts=1, top_k=1)
+
+    def to_json(self) -> str:
+        """The text of `config.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "config.json") -> "ModelConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: not JSON, an unknown or missing key, a value out of range; names `source`.
+        """
+        try:
+            fields = json.loads(text)
+            heads = tuple(_head_from_dict(head) for head in fields.pop("heads", ()))
+            fields["moe_blocks"] = tuple(fields.get("moe_blocks", ()))
+            return cls(**fields, heads=heads)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"{source}: {error}") from error
+
+
+def _head_from_dict(fields: dict[str, Any]) -> HeadConfig:
+    image = fields.pop("image", None)
+    if image is not None:
+        image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
+    return HeadConfig(**fields, image=image)

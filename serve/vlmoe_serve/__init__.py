@@ -1,0 +1,1 @@
+"""Serve VL-MoE checkpoints: visual question answering, retrieval and classification."""

@@ -1,0 +1,1 @@
+"""Train VL-MoE checkpoints that `vlmoe serve` loads."""
