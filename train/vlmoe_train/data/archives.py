@@ -1,8 +1,9 @@
 """Unpacking of wheels, npm tarballs and Debian packages: only the wanted members, never outside the target.
 
-    members(archive) -> (path, bytes) of every regular file      extract(archive, target, wanted prefixes) -> count
+    extract(archive, target, prefixes) -> number of files written
 
-Links, devices and directories are not data and are passed over. A Debian package is an `ar` file around a tar file.
+Links, devices and directories are not data and are passed over. A Debian package is an `ar` file around a
+tar file.
 """
 
 import io

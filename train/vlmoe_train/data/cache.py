@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from vlmoe_model import images as image_code
 from vlmoe_model.config import ImageSpec
-
 from vlmoe_train.data.samples import Samples
 from vlmoe_train.data.sources import package_fingerprint
 
@@ -36,7 +36,8 @@ def cached(
         split: name of the split.
         spec: the head's preprocessing; only what changes pixels before normalisation is part of the key.
         build: makes the samples.
-        code: source files that decide the result; their contents are part of the key, so an edit is never served stale.
+        code: source files that decide the result; their contents are part of the key, so an edit of them
+            is never answered with stale arrays.
         options: whatever else the result depends on.
     """
     digest = hashlib.sha256()

@@ -1,13 +1,16 @@
-"""easy-VQA: questions about one coloured shape on a plain ground, the official split; val is a slice of train's images."""
+"""easy-VQA: questions about one coloured shape on a plain ground, the official split.
+
+val is a fixed slice of the official training images, with all their questions.
+"""
 
 import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.images import prepare
-
 from vlmoe_train.data.cache import cached
 from vlmoe_train.data.fetch import package_dir
 from vlmoe_train.data.samples import DataError, Samples, Split

@@ -6,9 +6,9 @@ train: Noto, OpenMoji, Fluent     val: Fluent (drop it from train to select a mo
 from pathlib import Path
 
 import numpy as np
+
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.images import prepare
-
 from vlmoe_train.data import drawings
 from vlmoe_train.data.cache import cached
 from vlmoe_train.data.samples import Samples, Split

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 28x28 grey drawings of clothes, ten classes, the official split; val is a fixed tail of train."""
+"""Fashion-MNIST: 28x28 grey pictures of clothes, the official split; val is a fixed tail of train."""
 
 import gzip
 import zlib
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.images import prepare
-
 from vlmoe_train.data.cache import cached
 from vlmoe_train.data.fetch import package_dir
 from vlmoe_train.data.samples import DataError, Samples, Split
@@ -32,7 +32,7 @@ _NUM_VAL = 2_000
 
 
 def load(root: Path, split: Split, spec: ImageSpec) -> Samples:
-    """One split: "test" is the official one, "val" the last 2,000 official training images, "train" the others.
+    """One split: "test" is the official one, "val" the last 2,000 training images, "train" the others.
 
     Raises:
         DataError: not fetched, or a file is damaged.

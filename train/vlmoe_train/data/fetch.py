@@ -37,7 +37,7 @@ def fetch(
     Args:
         name: a data set or a recipe.
         root: data directory; packages are unpacked below its `raw` folder.
-        source: folder that already holds the archives (searched with its sub-folders), instead of the clients.
+        source: folder that holds the archives (searched with its sub-folders), instead of the clients.
         say: gets one line a package.
         packages: the table of packages.
 

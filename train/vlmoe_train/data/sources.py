@@ -1,6 +1,6 @@
 """Where the data comes from: packages, and the data sets made of them.
 
-A package is named by what its client is asked for, and pinned by the checksum of the archive that the client writes.
+A package is named by what its client is asked for, and pinned by the checksum of the archive that it writes.
 """
 
 from dataclasses import dataclass
