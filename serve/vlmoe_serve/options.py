@@ -1,0 +1,147 @@
+"""The server's options, defined once: every field of `Options` is one option of `vlmoe serve`.
+
+The annotation of a field holds the function that reads its value and its text for --help; `option_sources`
+fills them from the command line, the environment and a file.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How one option is read and described.
+
+    read: from text to the checked value; raises ValueError with what is allowed.
+    many: may be given several times.
+    shown: the default as --help shows it, where it is not the value itself.
+    """
+
+    read: Callable[[str], Any]
+    metavar: str
+    help: str
+    many: bool = False
+    shown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """One checkpoint to serve, and the name that requests call it by."""
+
+    name: str
+    path: str
+
+
+def _model(text: str) -> ModelChoice:
+    name, equals, path = text.partition("=")
+    if not equals or not _NAME.fullmatch(name):
+        # a path may hold an equals sign of its own
+        name, path = Path(text).absolute().name if text != "demo" else text, text
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:64] or "model"
+    if not path:
+        raise ValueError("a path must follow NAME=")
+    return ModelChoice(name, path)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _threads(text: str) -> int:
+    return 0 if text == "auto" else _whole(1, 1024)(text)
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything that can be set, checked. `threads` is 0 only until `option_sources` has resolved it."""
+
+    model: Annotated[
+        tuple[ModelChoice, ...],
+        Option(
+            _model,
+            "[NAME=]PATH",
+            "a checkpoint directory, or demo; may be given several times (in a variable: commas between)",
+            many=True,
+            shown="demo",
+        ),
+    ] = (ModelChoice("demo", "demo"),)
+    host: Annotated[str, Option(_text, "ADDRESS", "address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Option(_whole(0, 65535), "N", "port of the HTTP door; 0 takes a free one")] = 8000
+    device: Annotated[
+        str, Option(_choice("auto", "cpu", "cuda"), "NAME", "where the model runs: auto, cpu or cuda")
+    ] = "auto"
+    dtype: Annotated[
+        str, Option(_choice("auto", "fp32", "bf16"), "NAME", "type of the numbers: auto, fp32 or bf16")
+    ] = "auto"
+    threads: Annotated[
+        int, Option(_threads, "N", "threads of each engine; auto shares the cores among them", shown="auto")
+    ] = 0
+    data_dir: Annotated[Path, Option(_path, "DIR", "where collections are kept")] = Path("vlmoe-data")
+    api_key_file: Annotated[
+        Path | None,
+        Option(_path, "FILE", "a file of keys, one a line; without it no key is asked for", shown="none"),
+    ] = None
+    max_image_pixels: Annotated[int, Option(_whole(1, 2_000_000_000), "N", "largest image, in pixels")] = (
+        64_000_000
+    )
+    max_body_mb: Annotated[float, Option(_number(0.001, 4096), "MB", "largest request body")] = 32.0
+    max_queue_ms: Annotated[
+        float,
+        Option(_number(1, 3_600_000), "MS", "predicted wait beyond which requests are refused with 429"),
+    ] = 2000.0
+    drain_s: Annotated[
+        float, Option(_number(0, 3600), "SECONDS", "how long SIGTERM waits for requests in flight")
+    ] = 25.0
+
+    @property
+    def max_body_bytes(self) -> int:
+        """`max_body_mb` in bytes."""
+        return int(self.max_body_mb * 1e6)
+
+
+OPTIONS: Mapping[str, Option] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Options, include_extras=True).items()
+}
+DEFAULTS = Options()
