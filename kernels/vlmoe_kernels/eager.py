@@ -1,0 +1,108 @@
+"""Differentiable operations in plain torch, one GEMM a group: what training uses, on any device.
+
+The attention is written out because the CPU's fused attention is several times slower backward in bf16.
+"""
+
+# letters: see ops.py; R = routed rows, L = length of a sequence, N = sequences of a run
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmoe_kernels.ops import GroupedOp, LinearOp, Pool, Run
+from vlmoe_kernels.plan import RoutePlan
+
+RowsOp = Callable[[Tensor], Tensor]
+
+# the logits of one chunk of sequences stay within this many elements
+MAX_LOGITS = 1 << 24
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> LinearOp:
+    """See `ops.Backend.linear`."""
+    return lambda x_TD: F.linear(x_TD, weight, bias)
+
+
+def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
+    """See `ops.Backend.grouped_linear`."""
+    # unbind: its backward is one stack; indexing would build a full-sized gradient per group
+    biases = [None] * weight_GOD.shape[0] if bias_GO is None else list(bias_GO.unbind())
+    ops = [linear(weight, bias) for weight, bias in zip(weight_GOD.unbind(), biases, strict=True)]
+    return lambda x_TD, plan: routed(x_TD, plan, ops)
+
+
+def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+    """See `ops.Backend.grouped_ffn`."""
+    ops = [op for pool in pools for op in _experts(pool, norm_eps)]
+    return lambda x_TD, plan: routed(x_TD, plan, ops)
+
+
+def _experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
+    none: list[Tensor | None] = [None] * pool.w1.shape[0]
+    mid_weight = none if pool.mid_weight is None else list(pool.mid_weight.unbind())
+    mid_bias = none if pool.mid_bias is None else list(pool.mid_bias.unbind())
+
+    def expert(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, mw: Tensor | None, mb: Tensor | None) -> RowsOp:
+        def op(x_RD: Tensor) -> Tensor:
+            h_RF = F.gelu(F.linear(x_RD, w1, b1))
+            if mw is not None:
+                h_RF = F.layer_norm(h_RF, mw.shape, mw, mb, norm_eps)
+            return F.linear(h_RF, w2, b2)
+
+        return op
+
+    weights = (pool.w1.unbind(), pool.b1.unbind(), pool.w2.unbind(), pool.b2.unbind(), mid_weight, mid_bias)
+    return [expert(*of_expert) for of_expert in zip(*weights, strict=True)]
+
+
+def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
+    """Gather rows by group, apply each group's operation, sum each token's gated choices in order.
+
+    Raises:
+        ValueError: the plan has another number of groups than there are operations.
+    """
+    if len(plan.sizes) != len(ops):
+        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {len(ops)}")
+    rows = x_TD[plan.order_R].split(list(plan.sizes))
+    parts = [op(x_RD) for op, x_RD in zip(ops, rows, strict=True) if x_RD.shape[0]]
+    if not parts:
+        return torch.zeros_like(x_TD)
+    y_RD = torch.cat(parts)
+    if plan.gates_R is not None:
+        y_RD = (y_RD * plan.gates_R.unsqueeze(1)).to(y_RD.dtype)
+    if plan.complete:
+        return y_RD[plan.slots_TK[:, 0]]
+    # one row of zeros stands for every choice that has no row
+    y_RD = torch.cat([y_RD, y_RD.new_zeros(1, y_RD.shape[1])])
+    slots_TK = torch.where(plan.slots_TK < 0, y_RD.shape[0] - 1, plan.slots_TK)
+    y_TD = y_RD[slots_TK[:, 0]]
+    for choice in range(1, slots_TK.shape[1]):
+        y_TD = y_TD + y_RD[slots_TK[:, choice]]
+    return y_TD
+
+
+def attention(
+    q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
+) -> Tensor:
+    """See `ops.Backend.attention`: sequences of equal length go together, nothing is padded."""
+    num_heads, width = q_THC.shape[1:]
+    scaled_THC = q_THC * width**-0.5
+    out, start = [], 0
+    for index, run in enumerate(runs):
+        per_chunk = max(1, MAX_LOGITS // (num_heads * run.length**2))
+        for first in range(0, run.num_sequences, per_chunk):
+            size = min(per_chunk, run.num_sequences - first)
+            stop = start + size * run.length
+            q_NHLC, k_NHLC, v_NHLC = (
+                t[start:stop].view(size, run.length, num_heads, width).transpose(1, 2)
+                for t in (scaled_THC, k_THC, v_THC)
+            )
+            logits_NHLL = q_NHLC @ k_NHLC.mT
+            if bias is not None:
+                logits_NHLL = logits_NHLL + bias[index]
+            weights_NHLL = logits_NHLL.float().softmax(dim=-1).to(v_THC.dtype)
+            out.append((weights_NHLL @ v_NHLC).transpose(1, 2).reshape(-1, num_heads, width))
+            start = stop
+    return torch.cat(out) if out else torch.zeros_like(q_THC)

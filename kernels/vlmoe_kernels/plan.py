@@ -1,0 +1,71 @@
+"""Which rows of x go to which group of weights, and how their outputs come back.
+
+    groups_TK, gates_TK --make_plan--> RoutePlan --grouped_ffn / grouped_linear--> y_TD
+
+A group is one set of feed-forward weights: a modality's dense layer, or one expert of a modality's pool.
+"""
+
+# T = tokens, K = choices per token, R = routed rows (kept choices), G = groups
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutePlan:
+    """Rows sorted by group, stable in (token, choice).
+
+    order_R: int64, the token of each routed row.
+    sizes: rows of each group; group g owns rows sum(sizes[:g]) .. sum(sizes[:g + 1]).
+    slots_TK: int64, the routed row of a token's k-th choice, or -1 for a choice that was dropped or never made.
+    gates_R: factor of each row's output, or None for 1.
+    complete: every token has exactly one row (K = 1 and nothing dropped).
+    """
+
+    order_R: Tensor
+    sizes: tuple[int, ...]
+    slots_TK: Tensor
+    gates_R: Tensor | None
+    complete: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that went in and come out."""
+        return self.slots_TK.shape[0]
+
+
+def make_plan(groups_TK: Tensor, gates_TK: Tensor | None, num_groups: int) -> RoutePlan:
+    """Sort token choices by group.
+
+    Args:
+        groups_TK: int64 [tokens, choices], the group of each choice, -1 for none.
+        gates_TK: [tokens, choices], factor of each choice's output; None for 1.
+        num_groups: number of groups, empty ones included.
+
+    Raises:
+        ValueError: groups_TK is not a 2-dimensional int64 tensor, or the gates have another shape.
+    """
+    if groups_TK.dim() != 2 or groups_TK.dtype != torch.int64:
+        raise ValueError(f"groups must be int64 [tokens, choices], got {groups_TK.dtype} {list(groups_TK.shape)}")
+    if gates_TK is not None and gates_TK.shape != groups_TK.shape:
+        raise ValueError(f"gates {list(gates_TK.shape)} do not match groups {list(groups_TK.shape)}")
+    num_choices = groups_TK.shape[1]
+    flat = groups_TK.flatten()
+    # choices without a group sort behind all groups
+    key = torch.where(flat < 0, num_groups, flat)
+    counts = torch.bincount(key, minlength=num_groups + 1).tolist()
+    if len(counts) > num_groups + 1:
+        raise ValueError(f"groups must be below {num_groups}, got {int(flat.max())}")
+    num_rows = sum(counts[:num_groups])
+    chosen_R = key.argsort(stable=True)[:num_rows]
+    slots = torch.full_like(flat, -1)
+    slots[chosen_R] = torch.arange(num_rows, device=flat.device)
+    return RoutePlan(
+        order_R=chosen_R // num_choices,
+        sizes=tuple(counts[:num_groups]),
+        slots_TK=slots.view_as(groups_TK),
+        gates_R=None if gates_TK is None else gates_TK.flatten()[chosen_R],
+        complete=num_choices == 1 and num_rows == flat.numel(),
+    )

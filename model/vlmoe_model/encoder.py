@@ -1,0 +1,82 @@
+"""The stack of blocks: shared attention, then the feed-forward layer of each token's pool. Pre-norm."""
+
+# T = tokens, D = dim
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vlmoe_kernels import Backend
+from vlmoe_model.attention import Attention
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.feed_forward import FeedForward
+from vlmoe_model.layers import GroupedNorm
+from vlmoe_model.packing import POOLS, Packed
+from vlmoe_model.relative_position import RelativePosition
+from vlmoe_model.routing import Routing
+
+
+class Block(nn.Module):
+    """x + s1 * attention(norm1(x)), then x + s2 * feed_forward(norm2(x))."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.norm1 = GroupedNorm(config.dim, 2 if config.multiway_attention else 1, config.norm_eps)
+        self.attn = Attention(config, index)
+        self.ffn = FeedForward(config, index)
+        self.norm2 = GroupedNorm(config.dim, len(self.ffn.pools), config.norm_eps)
+        has_scale = config.layer_scale is not None
+        self.scale1 = nn.Parameter(torch.full((config.dim,), config.layer_scale)) if has_scale else None
+        self.scale2 = nn.Parameter(torch.full((config.dim,), config.layer_scale)) if has_scale else None
+        self.drop_path = config.drop_path * index / max(1, config.num_layers - 1)
+
+    def forward(
+        self, x_TD: Tensor, packed: Packed, bias: Sequence[Tensor] | None, log: list[Routing] | None
+    ) -> Tensor:
+        """One block over the packed tokens."""
+        tokens = packed.fused if self.ffn.is_fused else packed.modality
+        y_TD = self.attn(self.norm1(x_TD, _masks(packed.modality.pool_T)), packed, _masks(packed.modality.pool_T), bias)
+        x_TD = x_TD + self._residual(y_TD, self.scale1, packed)
+        y_TD = self.ffn(self.norm2(x_TD, _masks(tokens.pool_T)), tokens, log)
+        return x_TD + self._residual(y_TD, self.scale2, packed)
+
+    def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:
+        if scale is not None:
+            y_TD = y_TD * scale
+        if self.training and self.drop_path > 0:
+            kept = [
+                (torch.rand(run.num_sequences, device=y_TD.device) >= self.drop_path).repeat_interleave(run.length)
+                for run in packed.runs
+            ]
+            y_TD = y_TD * torch.cat(kept).unsqueeze(1) / (1.0 - self.drop_path)
+        return y_TD
+
+
+def _masks(pool_T: Tensor) -> list[Tensor]:
+    return [(pool_T == pool).unsqueeze(1) for pool in range(len(POOLS))]
+
+
+class Encoder(nn.Module):
+    """All blocks and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
+        self.relative = RelativePosition(config) if config.relative_position else None
+        groups = 2 if config.multiway_attention else 1
+        self.norm = GroupedNorm(config.dim, groups, config.norm_eps) if config.final_norm else None
+
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Hand all weights to a backend."""
+        for block in self.blocks:
+            if isinstance(block, Block):
+                block.attn.pack(backend, dtype)
+                block.ffn.pack(backend, dtype)
+
+    def forward(self, x_TD: Tensor, packed: Packed, log: list[Routing] | None = None) -> Tensor:
+        """[T, D] -> [T, D]."""
+        biases = None if self.relative is None else [self.relative(run) for run in packed.runs]
+        for index, block in enumerate(self.blocks):
+            x_TD = block(x_TD, packed, None if biases is None else [b[index] for b in biases], log)
+        return x_TD if self.norm is None else self.norm(x_TD, _masks(packed.modality.pool_T))

@@ -1,0 +1,113 @@
+"""The feed-forward layer of a block: one grouped operation over the pools V, T and VL.
+
+A dense pool is a pool of one expert. Where the block is a mixture, V and T have routers; VL never has one.
+"""
+
+# T = tokens, K = choices per token, D = dim, F = hidden width, E = experts of a pool
+
+import torch
+from torch import Tensor, nn
+
+from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
+from vlmoe_kernels.ops import GroupedOp
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.dispatch import Dispatcher, local
+from vlmoe_model.layers import INIT_STD, init_weight
+from vlmoe_model.packing import POOLS, Tokens
+from vlmoe_model.routing import ROUTERS, Router, Routing
+
+
+class ExpertPool(nn.Module):
+    """Weights of E experts, each fc1, exact GELU, (LayerNorm), fc2."""
+
+    def __init__(self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool, out_std: float) -> None:
+        super().__init__()
+        self.w1 = init_weight(num_experts, ffn_dim, dim)
+        self.b1 = nn.Parameter(torch.zeros(num_experts, ffn_dim))
+        self.w2 = init_weight(num_experts, dim, ffn_dim, std=out_std)
+        self.b2 = nn.Parameter(torch.zeros(num_experts, dim))
+        self.mid_weight = nn.Parameter(torch.ones(num_experts, ffn_dim)) if sub_ln else None
+        self.mid_bias = nn.Parameter(torch.zeros(num_experts, ffn_dim)) if sub_ln else None
+
+    def value(self, dtype: torch.dtype | None = None) -> Pool:
+        """The weights as the kernels take them."""
+        tensors = (self.w1, self.b1, self.w2, self.b2, self.mid_weight, self.mid_bias)
+        return Pool(*(t if t is None or dtype is None else t.to(dtype) for t in tensors))
+
+
+class FeedForward(nn.Module):
+    """Block `index`'s feed-forward layer."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.is_moe = index in config.moe_blocks
+        self.is_fused = config.vl_start is not None and index >= config.vl_start
+        self.dispatch: Dispatcher = local
+        self.op: GroupedOp | None = None
+        self.op_dtype = torch.float32
+        out_std = INIT_STD / (2.0 * (index + 1)) ** 0.5
+        names = POOLS if self.is_fused else POOLS[:2]
+        self.pools = nn.ModuleDict()
+        self.routers = nn.ModuleDict()
+        for name in names:
+            num_experts = config.num_experts if self.is_moe and name != "VL" else 1
+            self.pools[name] = ExpertPool(
+                num_experts, config.dim, config.ffn_dim, sub_ln=config.sub_ln, out_std=out_std
+            )
+            if self.is_moe and name != "VL":
+                self.routers[name] = ROUTERS[config.router](
+                    config.dim,
+                    num_experts,
+                    top_k=config.top_k,
+                    capacity_train=config.capacity_train,
+                    capacity_eval=config.capacity_eval,
+                    noise=config.router_noise,
+                )
+
+    def _pools(self, dtype: torch.dtype | None = None) -> list[Pool]:
+        return [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
+
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Hand the weights to a backend; inputs are cast to dtype from here on."""
+        self.op, self.op_dtype = backend.grouped_ffn(self._pools(dtype), self.eps), dtype
+        for router in self.routers.values():
+            if isinstance(router, Router):
+                router.pack(backend)
+
+    def forward(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> Tensor:
+        """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""
+        plan = self.route(x_TD, tokens, log) if self.is_moe else self._dense_plan(tokens.plan)
+        op = self.op or eager.grouped_ffn(self._pools(), self.eps)
+        return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
+
+    def _dense_plan(self, plan: RoutePlan) -> RoutePlan:
+        """Below vl_start no token is in the VL pool, and there is no such group."""
+        if self.is_fused:
+            return plan
+        return RoutePlan(plan.order_R, plan.sizes[:2], plan.slots_TK, None, plan.complete)
+
+    def route(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> RoutePlan:
+        """Both modalities' tokens in one plan; groups run through the pools in order."""
+        groups, gates, rows, first_group = [], [], [], 0
+        for pool, name in enumerate(self.pools):
+            rows_P = tokens.rows[pool]
+            if name in self.routers:
+                routing: Routing = self.routers[name](x_TD[rows_P])
+                if log is not None:
+                    log.append(routing)
+                chosen = routing.experts_TK
+                groups.append(torch.where(chosen < 0, -1, chosen + first_group))
+                gates.append(routing.gates_TK)
+            else:
+                # one ungated group: the first choice is it, further choices are none
+                top_k = groups[0].shape[1]
+                only = torch.full((len(rows_P), top_k), -1, device=x_TD.device)
+                only[:, 0] = first_group
+                groups.append(only)
+                gates.append(torch.ones(len(rows_P), top_k, device=x_TD.device))
+            rows.append(rows_P)
+            first_group += len(self.pools[name].w1)  # type: ignore[arg-type]
+        # rows of the pools, one behind the other, back to the order of the batch
+        back_T = torch.cat(rows).argsort()
+        return make_plan(torch.cat(groups)[back_T], torch.cat(gates)[back_T], first_group)

@@ -1,0 +1,25 @@
+"""Visual question answering: one label per known answer (VLMo, BEiT-3)."""
+
+from torch import Tensor, nn
+
+from vlmoe_model.config import HeadConfig, ModelConfig
+from vlmoe_model.heads.base import Head, States
+from vlmoe_model.layers import Linear
+
+
+class VQAHead(Head):
+    """tanh pooler on the first token, then Linear, LayerNorm, GELU, Linear."""
+
+    def __init__(self, head: HeadConfig, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = head.hidden or 2 * config.dim
+        self.pooler = Linear(config.dim, config.dim)
+        self.up = Linear(config.dim, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=config.norm_eps)
+        self.out = Linear(hidden, head.out_dim)
+
+    def forward(self, states: States) -> Tensor:
+        """[N, answers] logits."""
+        pooled = self.pooler(states.first.float()).tanh()
+        out: Tensor = self.out(nn.functional.gelu(self.norm(self.up(pooled))))
+        return out

@@ -1,0 +1,62 @@
+"""Layers that hold their parameters for training and run through a kernel backend when packed for inference."""
+
+# T = tokens, D = input width, O = output width, G = groups
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlmoe_kernels import Backend
+from vlmoe_kernels.ops import LinearOp
+
+INIT_STD = 0.02
+
+
+def init_weight(*shape: int, std: float = INIT_STD) -> nn.Parameter:
+    """A truncated-normal parameter, cut at two deviations (BEiT)."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=std, a=-2 * std, b=2 * std))
+
+
+class Linear(nn.Module):
+    """x W^T + b on rows."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = init_weight(out_dim, in_dim)
+        self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
+        self.op: LinearOp | None = None
+        self.op_dtype = torch.float32
+
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Hand the weights to a backend; inputs are cast to dtype from here on."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        self.op, self.op_dtype = backend.linear(self.weight.to(dtype), bias), dtype
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """[T, D] -> [T, O]."""
+        if self.op is None:
+            return F.linear(x_TD, self.weight, self.bias)
+        return self.op(x_TD.to(self.op_dtype))
+
+
+class GroupedNorm(nn.Module):
+    """LayerNorm with one scale and shift per group of tokens (modality or pool)."""
+
+    def __init__(self, dim: int, num_groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_groups, dim))
+        self.bias = nn.Parameter(torch.zeros(num_groups, dim))
+        self.eps = eps
+
+    def forward(self, x_TD: Tensor, masks_T1: Sequence[Tensor]) -> Tensor:
+        """masks_T1[g]: bool [T, 1], the tokens of group g; the first group needs none."""
+        dim = self.weight.shape[1:]
+        if self.weight.shape[0] == 1:
+            return F.layer_norm(x_TD, dim, self.weight[0], self.bias[0], self.eps)
+        weight, bias = self.weight[0], self.bias[0]
+        for group in range(1, self.weight.shape[0]):
+            weight = torch.where(masks_T1[group], self.weight[group], weight)
+            bias = torch.where(masks_T1[group], self.bias[group], bias)
+        return F.layer_norm(x_TD, dim, None, None, self.eps) * weight + bias

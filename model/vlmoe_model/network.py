@@ -1,0 +1,54 @@
+"""The whole network: embeddings, encoder, heads."""
+
+import torch
+from torch import Tensor, nn
+
+from vlmoe_kernels import Backend
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.embeddings import Embeddings
+from vlmoe_model.encoder import Encoder
+from vlmoe_model.heads import HEADS, States
+from vlmoe_model.layers import Linear
+from vlmoe_model.packing import Packed
+from vlmoe_model.routing import AUX_LOSSES, Routing
+
+
+class VLMoE(nn.Module):
+    """VL-MoE (Shen et al. 2023): one Transformer for images and texts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.heads = nn.ModuleDict({head.name: HEADS[head.task](head, config) for head in config.heads})
+
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Prepare for inference: every weight goes to a backend once; the stem and the heads stay in float32."""
+        self.encoder.pack(backend, dtype)
+        for part in (self.embeddings, self.heads):
+            for module in part.modules():
+                if isinstance(module, Linear):
+                    module.pack(backend, torch.float32)
+
+    def encode(self, packed: Packed, log: list[Routing] | None = None) -> list[States]:
+        """The encoder's states of every run; mixtures append their routings to `log`."""
+        embedded = [self.embeddings(run) for run in packed.runs]
+        x_TD = self.encoder(torch.cat([x for x, _ in embedded]), packed, log)
+        parts = x_TD.split([run.num_sequences * run.length for run in packed.runs])
+        return [
+            States(run, part.view(run.num_sequences, run.length, -1), patches)
+            for run, part, (_, patches) in zip(packed.runs, parts, embedded, strict=True)
+        ]
+
+    def forward(self, packed: Packed, log: list[Routing] | None = None) -> list[Tensor]:
+        """Per run [N, out_dim] of the run's head: logits, or unit embeddings."""
+        return [self.heads[states.run.head](states) for states in self.encode(packed, log)]
+
+    def aux_loss(self, log: list[Routing]) -> Tensor:
+        """Weighted sum of the balance losses of all routings that saw tokens."""
+        routings = [routing for routing in log if routing.logits_TE.shape[0]]
+        if self.config.aux_loss == "none" or not routings:
+            return torch.zeros(())
+        loss = AUX_LOSSES[self.config.aux_loss]
+        return self.config.aux_weight * torch.stack([loss(routing) for routing in routings]).sum()

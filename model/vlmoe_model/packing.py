@@ -1,0 +1,162 @@
+"""Jobs to tensors without padding: sequences of one shape stand together, and every token is a real one.
+
+A packed batch is a list of runs. All sequences of a run have the same head, the same number of text tokens and the
+same image size, so inside a run everything is dense; runs lie one behind the other on the token axis. The order is
+fixed by the shapes, and `Packed.jobs` leads each output back to its job.
+"""
+
+# T = tokens of the batch, N = sequences of a run, S = image side in pixels, L = text tokens, P = pool
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmoe_kernels import RoutePlan, Run, make_plan
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.inputs import Job
+
+# feed-forward pools, in the order of their groups
+POOLS = ("V", "T", "VL")
+VISION, TEXT, PAIR = range(3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceRun:
+    """Sequences of one shape.
+
+    images: float32 [N, 3, S, S], normalised; None without images.
+    tokens: int64 [N, L]; None without text.
+    """
+
+    head: str
+    num_sequences: int
+    num_text: int
+    num_image: int
+    text_first: bool
+    images: Tensor | None
+    tokens: Tensor | None
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sequence."""
+        return self.num_text + self.num_image
+
+    @property
+    def text_start(self) -> int:
+        """Where the text begins in a sequence."""
+        return 0 if self.text_first else self.num_image
+
+    @property
+    def image_start(self) -> int:
+        """Where the image ([I_CLS], then patches) begins in a sequence."""
+        return self.num_text if self.text_first else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """Which pool each token belongs to, below and from `vl_start` on.
+
+    pool_T: int64 [T]. rows: the tokens of each pool. plan: the plan of a dense layer.
+    """
+
+    pool_T: Tensor
+    rows: tuple[Tensor, ...]
+    plan: RoutePlan
+
+    @classmethod
+    def of(cls, pool_T: Tensor) -> "Tokens":
+        """Index the tokens of every pool."""
+        rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(len(POOLS)))
+        return cls(pool_T, rows, make_plan(pool_T.unsqueeze(1), None, len(POOLS)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """One batch. jobs[i]: which job the i-th packed sequence is."""
+
+    runs: tuple[SequenceRun, ...]
+    jobs: tuple[int, ...]
+    modality: Tokens
+    fused: Tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole batch."""
+        return self.modality.pool_T.shape[0]
+
+    @property
+    def attention_runs(self) -> tuple[Run, ...]:
+        """What attention needs to know of the runs."""
+        return tuple(Run(run.num_sequences, run.length) for run in self.runs)
+
+
+def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = "cpu") -> Packed:
+    """Sort jobs into runs of equal shape.
+
+    Raises:
+        ValueError: no jobs, an unknown head, or an image whose side is no multiple of the patch size.
+    """
+    if not jobs:
+        raise ValueError("a batch needs at least one job")
+    members: dict[tuple[str, int, int], list[int]] = {}
+    for index, job in enumerate(jobs):
+        image, tokens = job.example.image, job.example.tokens
+        size = 0 if image is None else image.shape[0]
+        if size % config.patch_size:
+            raise ValueError(f"image side {size} is not a multiple of the patch size {config.patch_size}")
+        members.setdefault((job.head, 0 if tokens is None else len(tokens), size), []).append(index)
+    runs, order = [], []
+    for key in sorted(members):
+        runs.append(_run(key, [jobs[i] for i in members[key]], config, device))
+        order += members[key]
+    return assemble(runs, order)
+
+
+def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
+    """A batch from finished runs; the trainer, which augments images as tensors, enters here."""
+    device = next(t.device for run in runs for t in (run.images, run.tokens) if t is not None)
+    modality_T, fused_T = [], []
+    for run in runs:
+        parts = [torch.full((run.num_text,), TEXT), torch.full((run.num_image,), VISION)]
+        sequence = torch.cat(parts if run.text_first else parts[::-1])
+        modality_T.append(sequence.repeat(run.num_sequences))
+        is_pair = run.num_text > 0 and run.num_image > 0
+        fused_T.append(torch.full_like(modality_T[-1], PAIR) if is_pair else modality_T[-1])
+    return Packed(
+        tuple(runs),
+        tuple(jobs),
+        Tokens.of(torch.cat(modality_T).to(device)),
+        Tokens.of(torch.cat(fused_T).to(device)),
+    )
+
+
+def _run(
+    key: tuple[str, int, int], jobs: Sequence[Job], config: ModelConfig, device: torch.device | str
+) -> SequenceRun:
+    head, num_text, size = key
+    images = tokens = None
+    if size:
+        stacked = np.stack([job.example.image for job in jobs if job.example.image is not None])
+        images = normalise(torch.from_numpy(stacked).to(device), config, head)
+    if num_text:
+        stacked_ids = np.stack([job.example.tokens for job in jobs if job.example.tokens is not None])
+        tokens = torch.from_numpy(stacked_ids.astype(np.int64)).to(device)
+    num_image = (size // config.patch_size) ** 2 + 1 if size else 0
+    return SequenceRun(head, len(jobs), num_text, num_image, config.order == "text_first", images, tokens)
+
+
+def normalise(images_NSS3: Tensor, config: ModelConfig, head: str) -> Tensor:
+    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], by the mean and deviation of the head.
+
+    Raises:
+        ValueError: the head takes no images.
+    """
+    spec = config.head(head).image
+    if spec is None:
+        raise ValueError(f"head {head!r} takes no images")
+    mean = torch.tensor(spec.mean, device=images_NSS3.device)
+    std = torch.tensor(spec.std, device=images_NSS3.device)
+    return ((images_NSS3.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
