@@ -2,8 +2,8 @@
 
     random -> draw_scene -> Placed objects -> QuestionMaker.ask -> (question, answer, kind)
 
-A `QuestionMaker` keeps count of the answers it gave and picks, of the questions that a scene allows, one whose
-answer is behind: otherwise a model could do well by always giving each kind's most frequent answer.
+A `QuestionMaker` counts the answers it gave and picks, of the questions that a scene allows, one whose answer
+is behind: otherwise a model could do well by always giving the most frequent answer of each kind.
 """
 
 import random
