@@ -14,7 +14,8 @@ ServeError
 ├── Overloaded            429  predicted wait over the limit; retry later
 ├── EngineUnavailable     503  the engine is starting, or does not come back
 │   ├── RequestFailed     503  the engine failed twice on this request alone
-│   └── ShuttingDown      503  this server takes no new requests
+│   ├── ShuttingDown      503  this server takes no new requests
+│   └── StoreUnavailable  503  the disk does not take or give what a collection needs
 └── DeadlineExceeded      504  the caller's deadline passed while it waited
 
 Raise the leaf where the fact is known. Only the doors catch; anything else answers "internal error".
@@ -167,6 +168,12 @@ class ShuttingDown(EngineUnavailable):
 
     code = "shutting_down"
     retry_after_s = 1.0
+
+
+class StoreUnavailable(EngineUnavailable):
+    """The disk does not take or give what a collection needs."""
+
+    code = "store_unavailable"
 
 
 class DeadlineExceeded(ServeError):

@@ -2,8 +2,8 @@
 
     --max-body-mb 8    VLMOE_SERVE_MAX_BODY_MB=8    max-body-mb: 8 in --config FILE.yaml    the default
 
-Only this file reads options from the environment. A name that is not defined is refused, so that a typing mistake
-never goes unnoticed.
+Only this file reads options from the environment. A name that is not defined is refused, so that a typing
+mistake never goes unnoticed.
 """
 
 import argparse
