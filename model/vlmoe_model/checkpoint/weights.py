@@ -1,0 +1,231 @@
+"""Tensors in and out of checkpoint directories."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlmoe_model.checkpoint import files
+from vlmoe_model.checkpoint.directory import LABELLED_TASKS, CheckpointDir, open_directory
+from vlmoe_model.checkpoint.header import TensorEntry
+from vlmoe_model.checkpoint.replace import replacing
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.errors import CheckpointError
+from vlmoe_model.tokenizer import Tokenizer
+
+DEFAULT_SHARD_BYTES = 2**30
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_EXPERT = re.compile(r"blocks\.(\d+)\.ffn\.pools\.[VT]\.")
+
+
+def is_expert(name: str, config: ModelConfig) -> bool:
+    """Whether dim 0 of this tensor counts experts that ranks may share out."""
+    match = _EXPERT.match(name)
+    return match is not None and int(match.group(1)) in config.moe_blocks
+
+
+def save(
+    directory: str | Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    labels: Mapping[str, Sequence[str]],
+    *,
+    card: str = "",
+    metrics: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    base: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint. It appears under its name complete or not at all.
+
+    Args:
+        directory: where; a checkpoint that is already there is replaced, other files in it stay.
+        config: the network.
+        state: every tensor by name, on any device.
+        tokenizer: the tokenizer the text side was trained with.
+        labels: by head, for every head that has labels.
+        card: text of card.md; none is written for "".
+        metrics: content of metrics.json; none is written for None.
+        dtype: what floats are stored as; None keeps each tensor's own.
+        max_shard_bytes: weights larger than this are split over several files.
+        base: content of base.json when `state` is only a delta; `save_delta` gives it.
+
+    Raises:
+        ValueError: labels that do not match the heads, or a tensor that cannot be stored.
+        CheckpointError: the directory holds something that is no checkpoint of ours.
+    """
+    _check_labels(config, labels)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"{tokenizer.vocab_size} tokens, but the config has vocab_size {config.vocab_size}")
+    for name, tensor in state.items():
+        _check_tensor(name, tensor, dtype)
+    with replacing(Path(directory)) as new:
+        (new / files.CONFIG).write_text(config.to_json(), encoding="utf-8")
+        (new / files.TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
+        (new / files.LABELS).mkdir()
+        for head, names in labels.items():
+            _write_json(new / files.LABELS / f"{head}.json", list(names))
+        if card:
+            (new / files.CARD).write_text(card, encoding="utf-8")
+        if metrics is not None:
+            _write_json(new / files.METRICS, dict(metrics))
+        if base is not None:
+            _write_json(new / files.BASE, dict(base))
+        _write_weights(new, state, dtype, max_shard_bytes)
+
+
+def load_state(
+    directory: CheckpointDir | str | Path,
+    *,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint; of the experts only one rank's equal, contiguous share.
+
+    Everything is checked against the files' headers before the first tensor is read. Tensors keep the dtype
+    that they are stored in.
+
+    Args:
+        directory: an opened checkpoint, or its path.
+        expected: names and whole shapes (all experts) that the network needs, or None for whatever is there.
+        rank: whose share.
+        num_ranks: how many ranks share the experts; must divide their number.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or has the wrong shape, or a file has changed.
+    """
+    opened = directory if isinstance(directory, CheckpointDir) else open_directory(directory)
+    config = opened.config
+    if not 0 <= rank < num_ranks:
+        raise ValueError(f"rank must be in [0, {num_ranks - 1}], got {rank}")
+    if config.moe_blocks and config.num_experts % num_ranks:
+        raise ValueError(f"{config.num_experts} experts cannot be shared equally by {num_ranks} ranks")
+    if expected is not None:
+        _check_expected(opened, expected)
+    for name, entry in opened.tensors.items():
+        if is_expert(name, config) and (not entry.shape or entry.shape[0] != config.num_experts):
+            raise CheckpointError(
+                f"{entry.file}: tensor {name!r}: shape {list(entry.shape)} does not start with "
+                f"the {config.num_experts} experts"
+            )
+    share = config.num_experts // num_ranks
+    state: dict[str, Tensor] = {}
+    for entry, handle in _opened(opened.tensors.values()):
+        try:
+            if num_ranks > 1 and is_expert(entry.name, config):
+                # a slice reads its bytes only: no rank ever holds the experts of another
+                state[entry.name] = handle.get_slice(entry.name)[rank * share : (rank + 1) * share]
+            else:
+                state[entry.name] = handle.get_tensor(entry.name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{entry.file}: tensor {entry.name!r}: {error}") from error
+    return state
+
+
+def _opened(entries: Iterable[TensorEntry]) -> Iterator[tuple[TensorEntry, Any]]:
+    """Every entry with its opened file, each file opened once."""
+    by_file: dict[Path, list[TensorEntry]] = {}
+    for entry in entries:
+        by_file.setdefault(entry.file, []).append(entry)
+    for file, inside in by_file.items():
+        try:
+            handle = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: {error}") from error
+        with handle as opened:
+            for entry in inside:
+                yield entry, opened
+
+
+def _check_expected(opened: CheckpointDir, expected: Mapping[str, tuple[int, ...]]) -> None:
+    missing = [name for name in expected if name not in opened.tensors]
+    if missing:
+        raise CheckpointError(f"{opened.path}: tensor {missing[0]!r} is missing{_and_more(missing)}")
+    unexpected = [name for name in opened.tensors if name not in expected]
+    if unexpected:
+        file = opened.tensors[unexpected[0]].file
+        raise CheckpointError(
+            f"{file}: tensor {unexpected[0]!r} is unexpected: the configuration has none of that "
+            f"name{_and_more(unexpected)}"
+        )
+    for name, shape in expected.items():
+        entry = opened.tensors[name]
+        if entry.shape != tuple(shape):
+            raise CheckpointError(
+                f"{entry.file}: tensor {name!r}: shape {list(entry.shape)}, "
+                f"but the configuration needs {list(shape)}"
+            )
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_labels(config: ModelConfig, labels: Mapping[str, Sequence[str]]) -> None:
+    labelled = {head.name: head for head in config.heads if head.task in LABELLED_TASKS}
+    for name in labels:
+        if name not in labelled:
+            raise ValueError(f"labels for {name!r}; heads with labels: {', '.join(labelled) or 'none'}")
+    for name, head in labelled.items():
+        if len(labels.get(name, ())) != head.out_dim:
+            raise ValueError(
+                f"{len(labels.get(name, ()))} labels for head {name!r}, out_dim is {head.out_dim}"
+            )
+
+
+def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    stored = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    if stored not in DTYPES:
+        raise ValueError(
+            f"tensor {name!r}: {stored} cannot be stored; allowed: {', '.join(map(str, DTYPES))}"
+        )
+    if tensor.is_meta:
+        raise ValueError(f"tensor {name!r} is on the meta device: it has no values")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_weights(
+    directory: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, max_shard_bytes: int
+) -> None:
+    shards = _shards(state, dtype, max_shard_bytes)
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [files.WEIGHTS]
+    for name, shard in zip(names, shards, strict=True):
+        # a copy each, because safetensors refuses tensors that share memory
+        save_file(
+            {
+                key: state[key].detach().to("cpu", dtype or state[key].dtype, copy=True).contiguous()
+                for key in shard
+            },
+            directory / name,
+            metadata={"format": "pt"},
+        )
+    if len(shards) > 1:
+        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        _write_json(directory / files.INDEX, {"metadata": {}, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def _shards(state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int) -> list[list[str]]:
+    """Names in order, cut where the next tensor would pass the limit; at least one, possibly empty, shard."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in state.items():
+        num_bytes = tensor.numel() * (dtype or tensor.dtype).itemsize
+        if shards[-1] and used + num_bytes > max_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += num_bytes
+    return shards
