@@ -1,0 +1,61 @@
+"""What an engine is: the interface that the worker process drives, and the values that describe it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmoe_model.inputs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
+
+    threads: compute threads of the process.
+    """
+
+    path: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says about itself.
+
+    space_id: of its embeddings; None without a contrastive head. logit_scale: temperature of the contrastive
+    head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted.
+    """
+
+    model_id: str
+    space_id: str | None
+    logit_scale: float
+    dtype: str
+    device: str
+    num_parameters: int
+    patch_size: int
+
+
+class Engine(Protocol):
+    """Computes batches. One batch at a time, always in the same thread."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What it is."""
+        ...
+
+    def warm_up_batches(self) -> Sequence[Sequence[Job]]:
+        """Run before the engine counts as ready, and timed. The first must touch every head."""
+        ...
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
+        """One float32 array of one dimension a job, in order.
+
+        The jobs' arrays lie in shared memory and are gone after the call: keep no view of them.
+        """
+        ...

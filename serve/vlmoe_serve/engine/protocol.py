@@ -1,0 +1,159 @@
+"""What the front and its engine process say to each other.
+
+    front:   Load             Batch            Batch ...             (end of stream: stop)
+    engine:         Ready | LoadFailed   BatchDone | BatchRaised ...
+
+Frames over a socket pair: eight bytes of length, then the pickled message. Pickle is safe here because both
+ends are our own processes and the pair is anonymous: it is made by the front and inherited by the child it
+starts, so nobody else can write to it. Nothing a client sends is ever unpickled: images and tokens travel as
+raw numbers in shared memory (`transport.py`), a message only says where they lie.
+"""
+
+import asyncio
+import pickle
+import socket
+import struct
+from dataclasses import dataclass
+
+from vlmoe_serve.cost import Sample
+from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.transport import JobRef
+
+_LENGTH = struct.Struct("!Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """First message: load this. factory: `module:function` that makes the engine."""
+
+    factory: str
+    options: EngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the front knows about a running engine.
+
+    load_s: from the start of the process until the warm-up had passed. samples: timed warm-up forwards.
+    """
+
+    facts: EngineFacts
+    load_s: float
+    samples: tuple[Sample, ...]
+
+    @property
+    def model_id(self) -> str:
+        """Fingerprint of weights and config."""
+        return self.facts.model_id
+
+    @property
+    def space_id(self) -> str | None:
+        """Fingerprint of what an embedding depends on; None without a contrastive head."""
+        return self.facts.space_id
+
+    @property
+    def logit_scale(self) -> float:
+        """Temperature of the contrastive head; 1.0 without one."""
+        return self.facts.logit_scale
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        return self.facts.dtype
+
+    @property
+    def device(self) -> str:
+        """What it computes on."""
+        return self.facts.device
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, experts included."""
+        return self.facts.num_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Loaded, and a real forward has passed."""
+
+    facts: EngineFacts
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The engine will not come up; the process ends after this."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use."""
+
+    id: int
+    arena: int
+    arena_bytes: int
+    jobs: tuple[JobRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """One block of float32 values a job, in order."""
+
+    id: int
+    outputs: tuple[bytes, ...]
+    forward_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRaised:
+    """This batch raised; the engine lives on."""
+
+    id: int
+    reason: str
+
+
+ToEngine = Load | Batch
+FromEngine = Ready | LoadFailed | BatchDone | BatchRaised
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """The bytes of one message."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read(reader: asyncio.StreamReader) -> FromEngine:
+    """The engine's next message.
+
+    Raises:
+        EOFError: the other side is gone, in the middle of a message or not.
+    """
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        message: FromEngine = pickle.loads(await reader.readexactly(length))
+    except OSError as error:
+        raise EOFError(str(error)) from error
+    return message
+
+
+def receive(sock: socket.socket) -> ToEngine:
+    """The front's next message, blocking.
+
+    Raises:
+        EOFError: the front is gone.
+    """
+    (length,) = _LENGTH.unpack(_receive_exactly(sock, _LENGTH.size))
+    message: ToEngine = pickle.loads(_receive_exactly(sock, length))
+    return message
+
+
+def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+    body = bytearray()
+    while len(body) < length:
+        part = sock.recv(length - len(body))
+        if not part:
+            raise EOFError("the front closed the connection")
+        body += part
+    return bytes(body)

@@ -1,0 +1,83 @@
+"""The default engine: our own runner, on CPU or one GPU. The only file of serve that reaches torch."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vlmoe_model.checkpoint.directory import open_directory, resolve
+from vlmoe_model.checkpoint.fingerprint import model_id, space_id
+from vlmoe_model.config import HeadConfig
+from vlmoe_model.inputs import Example, Job
+from vlmoe_model.runner import Dtype, Runner
+from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+
+# [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
+_CLS, _UNKNOWN, _SEP = 2, 1, 3
+_WARM_UP_TEXT = 16
+
+
+class TorchEngine:
+    """A runner and what it says about itself."""
+
+    def __init__(self, runner: Runner, facts: EngineFacts) -> None:
+        self.facts = facts
+        self._runner = runner
+
+    def warm_up_batches(self) -> Sequence[Sequence[Job]]:
+        """Every head once; one job alone; then every head several times."""
+        jobs = [job for head in self._runner.config.heads for job in _blank_jobs(head)]
+        return jobs, jobs[:1], jobs * 4
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
+        """One packed forward."""
+        return self._runner.run(jobs)
+
+
+def load(options: EngineOptions) -> TorchEngine:
+    """Load a checkpoint.
+
+    Raises:
+        ValueError: a bad checkpoint, or an unknown device or dtype.
+    """
+    # The runner checks it and says what is allowed.
+    dtype = cast(Dtype, options.dtype)
+    torch.set_num_threads(options.threads)
+    directory = open_directory(resolve(options.path))
+    if not directory.config.heads:
+        raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
+    # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
+    with ThreadPoolExecutor(1) as pool:
+        ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
+        runner = Runner.load(options.path, device=options.device, dtype=dtype, threads=options.threads)
+    model, space = ids.result()
+    return TorchEngine(
+        runner,
+        EngineFacts(
+            model_id=model,
+            space_id=space,
+            logit_scale=runner.logit_scale,
+            dtype=runner.dtype,
+            device=runner.device,
+            num_parameters=runner.num_parameters,
+            patch_size=runner.config.patch_size,
+        ),
+    )
+
+
+def _blank_jobs(head: HeadConfig) -> list[Job]:
+    image = None if head.image is None else np.zeros((head.image.size, head.image.size, 3), np.uint8)
+    length = min(head.max_text, _WARM_UP_TEXT)
+    tokens = None
+    if length >= 2:
+        tokens = np.array([_CLS, *[_UNKNOWN] * (length - 2), _SEP], np.int32)
+    if head.task == "contrastive":
+        return [Job(head.name, Example(image=image)), Job(head.name, Example(tokens=tokens))]
+    if head.task == "image_classification":
+        tokens = None
+    elif head.task == "text_classification":
+        image = None
+    return [Job(head.name, Example(image=image, tokens=tokens))]

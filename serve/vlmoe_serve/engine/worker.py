@@ -1,0 +1,136 @@
+"""The engine process: load, warm up, then compute one batch after the other until the front is gone.
+
+    python -P -m vlmoe_serve.engine.worker PARENT_PID SOCKET_FD ARENA_FD...
+
+It never outlives the front: Linux kills it with its parent, and everywhere the end of the socket ends it.
+SIGINT and SIGTERM are ignored: when to stop is the front's decision, and it drains first.
+"""
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlmoe_serve.cost import Sample
+from vlmoe_serve.engine.base import Engine
+from vlmoe_serve.engine.protocol import (
+    Batch,
+    BatchDone,
+    BatchRaised,
+    FromEngine,
+    Load,
+    LoadFailed,
+    Ready,
+    frame,
+    receive,
+)
+from vlmoe_serve.engine.transport import ArenaView
+from vlmoe_serve.ticket import Work
+
+_PR_SET_PDEATHSIG = 1
+# The timed part of the warm-up stops here: a large model on a slow machine must not start twice as slowly.
+_MAX_SAMPLING_S = 1.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the front at the other end of the inherited socket."""
+    parent_pid, sock_fd, *arena_fds = map(int, argv)
+    _die_with(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=sock_fd) as sock:
+        try:
+            return _serve(sock, [ArenaView(fd) for fd in arena_fds])
+        except (EOFError, OSError):
+            # The front is gone or hung up. No clean-up can matter now, and some libraries take seconds over
+            # theirs.
+            os._exit(0)
+
+
+def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
+    load = receive(sock)
+    assert isinstance(load, Load)
+    try:
+        engine = _load(load)
+        samples = _warm_up(engine)
+    except Exception as error:
+        # A ValueError is the user's: a bad checkpoint, an unknown device. Anything else is ours, with its
+        # traceback.
+        if not isinstance(error, ValueError | OSError):
+            traceback.print_exc()
+        _send(sock, LoadFailed(_one_line(error)))
+        return 1
+    # Whatever loading made stays for good: the collector need not walk over it again.
+    gc.collect()
+    gc.freeze()
+    _send(sock, Ready(engine.facts, samples))
+    while True:
+        batch = receive(sock)
+        assert isinstance(batch, Batch)
+        _send(sock, _answer(engine, batch, arenas[batch.arena]))
+
+
+def _load(load: Load) -> Engine:
+    module, _, function = load.factory.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), function)(load.options)
+    return engine
+
+
+def _warm_up(engine: Engine) -> tuple[Sample, ...]:
+    """The first batch once, for compilation, packing and memory; then all of them with the clock on."""
+    batches = engine.warm_up_batches()
+    engine.run(batches[0])
+    samples: list[Sample] = []
+    begin_s = time.perf_counter()
+    for jobs in batches:
+        work = sum((Work.of(job, engine.facts.patch_size) for job in jobs), Work())
+        ahead_ms = samples[0].ms * work.tokens / samples[0].work.tokens if samples else 0.0
+        start_s = time.perf_counter()
+        if start_s - begin_s + ahead_ms / 1000 > _MAX_SAMPLING_S and samples:
+            break
+        engine.run(jobs)
+        samples.append(Sample(work, 1000 * (time.perf_counter() - start_s)))
+    return tuple(samples)
+
+
+def _answer(engine: Engine, batch: Batch, arena: ArenaView) -> BatchDone | BatchRaised:
+    try:
+        start_s = time.perf_counter()
+        outputs = engine.run(arena.read(batch.jobs, batch.arena_bytes))
+        forward_ms = 1000 * (time.perf_counter() - start_s)
+        if len(outputs) != len(batch.jobs):
+            raise RuntimeError(f"the engine gave {len(outputs)} outputs for {len(batch.jobs)} jobs")
+        blocks = tuple(np.ascontiguousarray(output, dtype=np.float32).tobytes() for output in outputs)
+        return BatchDone(batch.id, blocks, forward_ms)
+    except Exception as error:
+        traceback.print_exc()
+        return BatchRaised(batch.id, _one_line(error))
+
+
+def _send(sock: socket.socket, message: FromEngine) -> None:
+    sock.sendall(frame(message))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _die_with(parent_pid: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The parent may have gone before the request took effect; then nobody will signal us.
+        if os.getppid() != parent_pid:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

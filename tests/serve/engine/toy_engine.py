@@ -1,0 +1,69 @@
+"""A tiny engine for tests of everything around engines: a real process, quick to start, no torch.
+
+The answer to a job is (sum of its pixels, sum of its tokens, length of its tokens). The first token of a text
+can ask for trouble; `path` is a directory in which it keeps what must outlive the process.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmoe_model.inputs import Example, Job
+from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+
+EXIT, HANG, RAISE, WAIT_ONCE, SLOW = range(1001, 1006)
+
+
+class ToyEngine:
+    def __init__(self, options: EngineOptions) -> None:
+        self._directory = options.path
+        self.facts = EngineFacts("m-toy", "s-toy", 1.0, "fp32", "cpu", 0, 2)
+
+    def warm_up_batches(self) -> Sequence[Sequence[Job]]:
+        job = Job("toy", Example(tokens=np.array([2, 3], np.int32)))
+        return [job], [job] * 2, [job] * 4
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
+        with (self._directory / "batches").open("a") as log:
+            log.write(f"{len(jobs)}\n")
+        return [self._answer(job) for job in jobs]
+
+    def _answer(self, job: Job) -> npt.NDArray[np.float32]:
+        image, tokens = job.example.image, job.example.tokens
+        if tokens is not None:
+            self._maybe_misbehave(int(tokens[0]))
+        num_tokens = 0 if tokens is None else len(tokens)
+        sums = [0 if array is None else array.sum(dtype=np.int64) for array in (image, tokens)]
+        return np.array([*sums, num_tokens], np.float32)
+
+    def _maybe_misbehave(self, trouble: int) -> None:
+        if trouble == EXIT:
+            os._exit(3)
+        if trouble == HANG:
+            time.sleep(600)
+        if trouble == RAISE:
+            raise KeyError("no such head")
+        if trouble == SLOW:
+            time.sleep(0.2)
+        mark = self._directory / "waiting"
+        if trouble == WAIT_ONCE and not mark.exists():
+            # Written aside and renamed: whoever sees the file sees the whole pid.
+            aside = self._directory / "waiting.part"
+            aside.write_text(str(os.getpid()))
+            aside.rename(mark)
+            time.sleep(600)
+
+
+def load(options: EngineOptions) -> ToyEngine:
+    if not options.path.is_dir():
+        raise ValueError(f"{options.path}: no such\ncheckpoint")
+    if (options.path / "exit-while-loading").exists():
+        os._exit(4)
+    if (options.path / "hang-while-loading").exists():
+        time.sleep(600)
+    if (options.path / "bug-while-loading").exists():
+        raise AttributeError("no such thing")
+    return ToyEngine(options)
