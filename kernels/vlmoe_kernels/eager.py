@@ -65,7 +65,7 @@ def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
     """
     if len(plan.sizes) != len(ops):
         raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {len(ops)}")
-    rows = x_TD[plan.order_R].split(list(plan.sizes))
+    rows = x_TD.index_select(0, plan.order_R).split(list(plan.sizes))
     parts = [op(x_RD) for op, x_RD in zip(ops, rows, strict=True) if x_RD.shape[0]]
     if not parts:
         return torch.zeros_like(x_TD)
@@ -73,7 +73,7 @@ def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
     if plan.gates_R is not None:
         y_RD = (y_RD * plan.gates_R.unsqueeze(1)).to(y_RD.dtype)
     if plan.complete:
-        return y_RD[plan.slots_TK[:, 0]]
+        return y_RD.index_select(0, plan.slots_TK[:, 0])
     # one row of zeros stands for every choice that has no row
     y_RD = torch.cat([y_RD, y_RD.new_zeros(1, y_RD.shape[1])])
     slots_TK = torch.where(plan.slots_TK < 0, y_RD.shape[0] - 1, plan.slots_TK)
@@ -88,21 +88,23 @@ def attention(
 ) -> Tensor:
     """See `ops.Backend.attention`: sequences of equal length go together, nothing is padded."""
     num_heads, width = q_THC.shape[1:]
-    scaled_THC = q_THC * width**-0.5
-    out, start = [], 0
-    for index, run in enumerate(runs):
-        per_chunk = max(1, MAX_LOGITS // (num_heads * run.length**2))
-        for first in range(0, run.num_sequences, per_chunk):
-            size = min(per_chunk, run.num_sequences - first)
-            stop = start + size * run.length
-            q_NHLC, k_NHLC, v_NHLC = (
-                t[start:stop].view(size, run.length, num_heads, width).transpose(1, 2)
-                for t in (scaled_THC, k_THC, v_THC)
-            )
-            logits_NHLL = q_NHLC @ k_NHLC.mT
-            if bias is not None:
-                logits_NHLL = logits_NHLL + bias[index]
-            weights_NHLL = logits_NHLL.float().softmax(dim=-1).to(v_THC.dtype)
-            out.append((weights_NHLL @ v_NHLC).transpose(1, 2).reshape(-1, num_heads, width))
-            start = stop
+    # split, not slices: the backward of a slice is a full-sized tensor of zeros
+    chunks = [(index, size, run.length) for index, run in enumerate(runs) for size in _chunks(run, num_heads)]
+    sizes = [size * length for _, size, length in chunks]
+    out = []
+    for (index, size, length), *qkv in zip(
+        chunks, (q_THC * width**-0.5).split(sizes), k_THC.split(sizes), v_THC.split(sizes), strict=True
+    ):
+        q_NHLC, k_NHLC, v_NHLC = (t.view(size, length, num_heads, width).transpose(1, 2) for t in qkv)
+        logits_NHLL = q_NHLC @ k_NHLC.mT
+        if bias is not None:
+            logits_NHLL = logits_NHLL + bias[index]
+        weights_NHLL = logits_NHLL.float().softmax(dim=-1).to(v_THC.dtype)
+        out.append((weights_NHLL @ v_NHLC).transpose(1, 2).reshape(-1, num_heads, width))
     return torch.cat(out) if out else torch.zeros_like(q_THC)
+
+
+def _chunks(run: Run, num_heads: int) -> list[int]:
+    """Sequences of one run, in chunks whose logits fit."""
+    size = max(1, MAX_LOGITS // (num_heads * run.length**2))
+    return [min(size, run.num_sequences - first) for first in range(0, run.num_sequences, size)]

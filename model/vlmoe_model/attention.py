@@ -75,7 +75,8 @@ class Attention(nn.Module):
         """[T, D] -> [T, D]; bias: per run [H, length, length]."""
         num_tokens, dim = x_TD.shape
         qkv = self.qkv(x_TD, packed, self._qkv_bias()).view(num_tokens, 3, self.num_heads, -1)
-        y_TD = self.backend.attention(qkv[:, 0], qkv[:, 1], qkv[:, 2], packed.attention_runs, bias)
+        q_THC, k_THC, v_THC = qkv.unbind(dim=1)
+        y_TD = self.backend.attention(q_THC, k_THC, v_THC, packed.attention_runs, bias)
         y_TD = y_TD.reshape(num_tokens, dim)
         if self.inner_norm is not None:
             y_TD = self.inner_norm(y_TD, masks_T1)

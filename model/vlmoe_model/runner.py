@@ -1,0 +1,135 @@
+"""A checkpoint ready to answer: load once, then jobs in, arrays out."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vlmoe_kernels import backend
+from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
+from vlmoe_model.checkpoint.weights import load_state
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.heads.contrastive import ContrastiveHead
+from vlmoe_model.inputs import Job
+from vlmoe_model.network import VLMoE
+from vlmoe_model.packing import pack
+
+Dtype = Literal["auto", "fp32", "bf16"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Runner:
+    """The network of one checkpoint, packed for inference.
+
+    An output depends on its job alone: bit for bit the same in every batch, at equal dtype, device and threads.
+    """
+
+    def __init__(self, directory: CheckpointDir, network: VLMoE, *, device: str, dtype: str) -> None:
+        self.directory = directory
+        self.config: ModelConfig = directory.config
+        self.device = device
+        self.dtype = dtype
+        self.num_parameters = sum(p.numel() for p in network.parameters())
+        self._network = network.eval().requires_grad_(False).to(device)
+        # on a GPU plain torch serves until a backend of kernels for it is chosen here
+        if device == "cpu":
+            network.pack(backend("cpu"), DTYPES[dtype])
+        else:
+            network.pack(backend("eager"), DTYPES[dtype])
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, device: str = "cpu", dtype: Dtype = "auto", threads: int | None = None
+    ) -> "Runner":
+        """Read a checkpoint directory (or `demo`).
+
+        Args:
+            path: directory, or a name that `resolve` knows.
+            device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
+            dtype: precision of the encoder's matrices; `auto` is bf16 where the processor multiplies it natively.
+            threads: CPU threads; None leaves torch's choice.
+
+        Raises:
+            CheckpointError: a file is missing, broken, foreign or of the wrong shape.
+            ValueError: an unknown device or dtype.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        device = choose_device(device)
+        chosen = choose_dtype(dtype, device)
+        directory = open_directory(resolve(path))
+        with torch.device("meta"):
+            network = VLMoE(directory.config)
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        state = load_state(directory, expected=expected)
+        network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+        return cls(directory, network, device=device, dtype=chosen)
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor between cosine and logit of the contrastive head; 1 without one."""
+        for head in self._network.heads.values():
+            if isinstance(head, ContrastiveHead):
+                return float(head.logit_scale.exp())
+        return 1.0
+
+    @torch.inference_mode()
+    def run(self, jobs: Sequence[Job]) -> list[npt.NDArray[np.float32]]:
+        """One forward pass over jobs of any heads and shapes.
+
+        Returns:
+            Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim].
+
+        Raises:
+            ValueError: a job's inputs do not fit its head.
+            KeyError: a job names an unknown head.
+        """
+        packed = pack(jobs, self.config, self.device)
+        rows = [row for output in self._network(packed) for row in output.float().cpu().numpy()]
+        results: list[npt.NDArray[np.float32]] = [rows[0]] * len(jobs)
+        for row, job in zip(rows, packed.jobs, strict=True):
+            results[job] = row
+        return results
+
+
+def choose_device(device: str) -> str:
+    """`auto` is the GPU where torch sees one.
+
+    Raises:
+        ValueError: an unknown device, or a GPU asked for and not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be one of auto, cpu, cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no GPU")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """`auto` is bf16 on GPUs and on processors with native bf16 products, fp32 elsewhere.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    if dtype not in ("auto", *DTYPES):
+        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype != "auto":
+        return dtype
+    if device == "cuda":
+        return "bf16"
+    return "bf16" if has_native_bf16() else "fp32"
+
+
+def has_native_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware (AVX512_BF16)."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    supported: bool = torch.cpu._is_avx512_bf16_supported()
+    return supported
