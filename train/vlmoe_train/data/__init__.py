@@ -25,7 +25,7 @@ def load_samples(name: str, root: Path, split: str, spec: ImageSpec | None, **op
     """One split of a data set.
 
     Args:
-        name: a data set, or the path of a JSONL file relative to `root`; `{split}` in it stands for the split.
+        name: a data set, or the path of a JSONL file below `root`; `{split}` in it stands for the split.
         root: data directory.
         split: "train", "val" or "test".
         spec: preprocessing of the head; None for a head that takes only text.
