@@ -1,0 +1,223 @@
+"""The asyncio client: each method builds a call (`_tasks`, `_store`) and sends it (`_transport`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from . import _store, _tasks
+from ._call import CallOptions
+from ._errors import NotFound
+from ._images import ImageSource
+from ._results import (
+    AddResult,
+    ClassifyResult,
+    Collection,
+    Embedding,
+    Item,
+    ItemError,
+    Model,
+    RetrieveResult,
+    VqaResult,
+)
+from ._transport import AsyncTransport
+
+
+class AsyncClient(AsyncTransport):
+    """Talks to one server over connections that it keeps; may be shared between tasks.
+
+    Methods, arguments and results are `Client`'s; see there.
+    """
+
+    async def vqa(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> VqaResult:
+        """Answer a question about a picture."""
+        return await self._send(_tasks.vqa(image, question, top_k=top_k, model=model), options)
+
+    async def vqa_many(
+        self,
+        inputs: Iterable[tuple[ImageSource, str]],
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[VqaResult | ItemError]:
+        """Answer many (picture, question) pairs."""
+        return await self._send_all(_tasks.vqa_many(inputs, top_k=top_k, model=model), options)
+
+    async def classify(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ClassifyResult:
+        """Label a picture, a text, a pair of texts, or two pictures with a statement."""
+        return await self._send(
+            _tasks.classify(
+                image,
+                text=text,
+                text_pair=text_pair,
+                images=images,
+                labels=labels,
+                head=head,
+                top_k=top_k,
+                model=model,
+            ),
+            options,
+        )
+
+    async def classify_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str | tuple[str, str]] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ClassifyResult | ItemError]:
+        """Label many pictures, or many texts or (premise, hypothesis) pairs."""
+        calls = _tasks.classify_many(images, texts=texts, labels=labels, head=head, top_k=top_k, model=model)
+        return await self._send_all(calls, options)
+
+    async def embed(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Embedding:
+        """The unit vector of a picture or a text; both lie in one space."""
+        return await self._send(_tasks.embed(image, text=text, model=model), options)
+
+    async def embed_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Embedding | ItemError]:
+        """The unit vectors of many pictures, or of many texts."""
+        return await self._send_all(_tasks.embed_many(images, texts=texts, model=model), options)
+
+    async def retrieve(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RetrieveResult:
+        """Find the items of a collection that are nearest to a text, a picture, or both."""
+        call = _tasks.retrieve(
+            collection, text=text, image=image, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return await self._send(call, options)
+
+    async def retrieve_many(
+        self,
+        collection: str,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[RetrieveResult | ItemError]:
+        """Search a collection with many pictures, or with many texts."""
+        calls = _tasks.retrieve_many(
+            collection, images, texts=texts, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return await self._send_all(calls, options)
+
+    async def add(
+        self,
+        collection: str,
+        images: Mapping[str, ImageSource] | None = None,
+        *,
+        texts: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AddResult:
+        """Store items in a collection, in chunks; the collection is made when it is missing."""
+        calls = _store.add(collection, images, texts=texts, metadata=metadata)
+        try:
+            await self.get_collection(collection, **options)
+        except NotFound:
+            await self.put_collection(collection, model=model, **options)
+        return _store.merge([part async for part in self._send_each(calls, options)])
+
+    async def put_collection(
+        self, name: str, *, model: str | None = None, **options: Unpack[CallOptions]
+    ) -> Collection:
+        """Make a collection; one that exists stays as it is."""
+        return await self._send(_store.put_collection(name, model=model), options)
+
+    async def get_collection(self, name: str, **options: Unpack[CallOptions]) -> Collection:
+        """Describe a collection."""
+        return await self._send(_store.get_collection(name), options)
+
+    async def list_collections(self, **options: Unpack[CallOptions]) -> list[Collection]:
+        """All collections."""
+        return await self._send(_store.list_collections(), options)
+
+    async def delete_collection(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Delete a collection and its items."""
+        await self._send(_store.delete_collection(name), options)
+
+    async def list_items(
+        self, collection: str, *, page_size: int = _store.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[Item]:
+        """All items of a collection, fetched page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            page = await self._send(_store.list_items(collection, cursor=cursor, limit=page_size), options)
+            for item in page.items:
+                yield item
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    async def get_item(self, collection: str, id: str, **options: Unpack[CallOptions]) -> Item:
+        """One item."""
+        return await self._send(_store.get_item(collection, id), options)
+
+    async def delete_item(self, collection: str, id: str, **options: Unpack[CallOptions]) -> None:
+        """Delete one item."""
+        await self._send(_store.delete_item(collection, id), options)
+
+    async def list_models(self, **options: Unpack[CallOptions]) -> list[Model]:
+        """The models that the server has."""
+        return await self._send(_store.list_models(), options)
+
+    async def healthy(self, **options: Unpack[CallOptions]) -> bool:
+        """Whether the server lives; False also when nobody is reached."""
+        return await self._check(_store.health("/healthz"), options)
+
+    async def ready(self, **options: Unpack[CallOptions]) -> bool:
+        """Whether the server can answer; False also when nobody is reached."""
+        return await self._check(_store.health("/readyz"), options)

@@ -1,0 +1,260 @@
+"""The blocking client: each method builds a call (`_tasks`, `_store`) and sends it (`_transport`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
+
+from . import _store, _tasks
+from ._call import CallOptions
+from ._errors import NotFound
+from ._images import ImageSource
+from ._results import (
+    AddResult,
+    ClassifyResult,
+    Collection,
+    Embedding,
+    Item,
+    ItemError,
+    Model,
+    RetrieveResult,
+    VqaResult,
+)
+from ._transport import BlockingTransport
+
+
+class Client(BlockingTransport):
+    """Talks to one server over connections that it keeps; may be shared between threads.
+
+    Every method takes `timeout`, `priority` and `request_id` as keywords for that one call. A picture is a
+    path, bytes, a PIL image or a binary file; a string that begins with http://, https:// or data: is sent as
+    it is. The `_many` methods send any number of inputs in few requests and give, in order, a result or an
+    `ItemError` each.
+    """
+
+    def vqa(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> VqaResult:
+        """Answer a question about a picture."""
+        return self._send(_tasks.vqa(image, question, top_k=top_k, model=model), options)
+
+    def vqa_many(
+        self,
+        inputs: Iterable[tuple[ImageSource, str]],
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[VqaResult | ItemError]:
+        """Answer many (picture, question) pairs."""
+        return self._send_all(_tasks.vqa_many(inputs, top_k=top_k, model=model), options)
+
+    def classify(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ClassifyResult:
+        """Label a picture, a text, a pair of texts, or two pictures with a statement.
+
+        Args:
+            image: The picture.
+            text: The text, the premise of a pair, or the statement about `images`.
+            text_pair: The hypothesis of a pair.
+            images: The pictures that `text` is about.
+            labels: Any labels of your own: the nearest by contrastive similarity, without training.
+            head: Name of the checkpoint's head, where it has several.
+            top_k: Most labels to answer with.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        return self._send(
+            _tasks.classify(
+                image,
+                text=text,
+                text_pair=text_pair,
+                images=images,
+                labels=labels,
+                head=head,
+                top_k=top_k,
+                model=model,
+            ),
+            options,
+        )
+
+    def classify_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str | tuple[str, str]] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ClassifyResult | ItemError]:
+        """Label many pictures, or many texts or (premise, hypothesis) pairs."""
+        calls = _tasks.classify_many(images, texts=texts, labels=labels, head=head, top_k=top_k, model=model)
+        return self._send_all(calls, options)
+
+    def embed(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Embedding:
+        """The unit vector of a picture or a text; both lie in one space."""
+        return self._send(_tasks.embed(image, text=text, model=model), options)
+
+    def embed_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Embedding | ItemError]:
+        """The unit vectors of many pictures, or of many texts."""
+        return self._send_all(_tasks.embed_many(images, texts=texts, model=model), options)
+
+    def retrieve(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RetrieveResult:
+        """Find the items of a collection that are nearest to a text, a picture, or both.
+
+        Args:
+            collection: Its name.
+            text: What is looked for, in words.
+            image: What is looked for, as a picture.
+            top_k: Most hits to answer with.
+            rerank: "auto", True or False: whether the matching head judges the first hits again.
+            filter: On the metadata: `{"field": value}`, `{"field": {"in": [...]}}`,
+                `{"field": {"gte": 1, "lt": 5}}`, combined by "and", "or" (lists) and "not".
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.retrieve(
+            collection, text=text, image=image, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return self._send(call, options)
+
+    def retrieve_many(
+        self,
+        collection: str,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[RetrieveResult | ItemError]:
+        """Search a collection with many pictures, or with many texts."""
+        calls = _tasks.retrieve_many(
+            collection, images, texts=texts, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return self._send_all(calls, options)
+
+    def add(
+        self,
+        collection: str,
+        images: Mapping[str, ImageSource] | None = None,
+        *,
+        texts: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AddResult:
+        """Store items in a collection, in chunks; the collection is made when it is missing.
+
+        Items that have an id in use replace the old ones, so an interrupted `add` can simply be done again.
+
+        Args:
+            collection: Its name.
+            images: Pictures by id.
+            texts: Texts by id; an item is one or the other.
+            metadata: By id, for any of the items; `retrieve` can filter on it.
+            model: Whose embeddings a new collection holds, where the server has several models.
+            **options: Of each request.
+        """
+        calls = _store.add(collection, images, texts=texts, metadata=metadata)
+        try:
+            self.get_collection(collection, **options)
+        except NotFound:
+            self.put_collection(collection, model=model, **options)
+        return _store.merge(self._send_each(calls, options))
+
+    def put_collection(
+        self, name: str, *, model: str | None = None, **options: Unpack[CallOptions]
+    ) -> Collection:
+        """Make a collection; one that exists stays as it is."""
+        return self._send(_store.put_collection(name, model=model), options)
+
+    def get_collection(self, name: str, **options: Unpack[CallOptions]) -> Collection:
+        """Describe a collection."""
+        return self._send(_store.get_collection(name), options)
+
+    def list_collections(self, **options: Unpack[CallOptions]) -> list[Collection]:
+        """All collections."""
+        return self._send(_store.list_collections(), options)
+
+    def delete_collection(self, name: str, **options: Unpack[CallOptions]) -> None:
+        """Delete a collection and its items."""
+        self._send(_store.delete_collection(name), options)
+
+    def list_items(
+        self, collection: str, *, page_size: int = _store.PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> Iterator[Item]:
+        """All items of a collection, fetched page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            page = self._send(_store.list_items(collection, cursor=cursor, limit=page_size), options)
+            yield from page.items
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    def get_item(self, collection: str, id: str, **options: Unpack[CallOptions]) -> Item:
+        """One item."""
+        return self._send(_store.get_item(collection, id), options)
+
+    def delete_item(self, collection: str, id: str, **options: Unpack[CallOptions]) -> None:
+        """Delete one item."""
+        self._send(_store.delete_item(collection, id), options)
+
+    def list_models(self, **options: Unpack[CallOptions]) -> list[Model]:
+        """The models that the server has."""
+        return self._send(_store.list_models(), options)
+
+    def healthy(self, **options: Unpack[CallOptions]) -> bool:
+        """Whether the server lives; False also when nobody is reached."""
+        return self._check(_store.health("/healthz"), options)
+
+    def ready(self, **options: Unpack[CallOptions]) -> bool:
+        """Whether the server can answer; False also when nobody is reached."""
+        return self._check(_store.health("/readyz"), options)

@@ -1,0 +1,164 @@
+"""The calls of the four tasks: vqa, classify, embed, retrieve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ._answers import one, read_classify, read_embedding, read_retrieve, read_vqa
+from ._call import Call
+from ._chunks import batches
+from ._images import ImageSource, Picture
+from ._results import ClassifyResult, Embedding, ItemError, RetrieveResult, VqaResult
+
+TextOrPair = str | tuple[str, str]
+
+
+def vqa(
+    image: ImageSource, question: str, *, top_k: int | None = None, model: str | None = None
+) -> Call[VqaResult]:
+    """`POST /vqa` of one picture."""
+    return Call("POST", "/vqa", one(read_vqa), _vqa_input(image, question, top_k) | _given(model=model))
+
+
+def vqa_many(
+    inputs: Iterable[tuple[ImageSource, str]], *, top_k: int | None = None, model: str | None = None
+) -> Iterator[Call[list[VqaResult | ItemError]]]:
+    """`POST /vqa` of any number of pictures."""
+    return batches("/vqa", (_vqa_input(*pair, top_k) for pair in inputs), read_vqa, model)
+
+
+def classify(
+    image: ImageSource | None = None,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    images: Sequence[ImageSource] | None = None,
+    labels: Sequence[str] | None = None,
+    head: str | None = None,
+    top_k: int | None = None,
+    model: str | None = None,
+) -> Call[ClassifyResult]:
+    """`POST /classify` of a picture, a text, a pair of texts, or two pictures with a statement."""
+    if image is None and text is None and images is None:
+        raise ValueError("classify needs an image, a text, or images with a text")
+    if image is not None and images is not None:
+        raise ValueError("classify takes image or images, not both")
+    body = _given(
+        image=_picture(image),
+        text=text,
+        text_pair=text_pair,
+        images=None if images is None else [Picture(each) for each in images],
+        model=model,
+    )
+    return Call("POST", "/classify", one(read_classify), body | _label_fields(labels, head, top_k))
+
+
+def classify_many(
+    images: Iterable[ImageSource] | None = None,
+    *,
+    texts: Iterable[TextOrPair] | None = None,
+    labels: Sequence[str] | None = None,
+    head: str | None = None,
+    top_k: int | None = None,
+    model: str | None = None,
+) -> Iterator[Call[list[ClassifyResult | ItemError]]]:
+    """`POST /classify` of any number of pictures, or of texts."""
+    shared = _label_fields(labels, head, top_k)
+    inputs = (fields | shared for fields in _images_or_texts("classify_many", images, texts))
+    return batches("/classify", inputs, read_classify, model)
+
+
+def embed(
+    image: ImageSource | None = None, *, text: str | None = None, model: str | None = None
+) -> Call[Embedding]:
+    """`POST /embed` of a picture or a text."""
+    if (image is None) == (text is None):
+        raise ValueError("embed takes either an image or a text")
+    return Call("POST", "/embed", one(read_embedding), _given(image=_picture(image), text=text, model=model))
+
+
+def embed_many(
+    images: Iterable[ImageSource] | None = None,
+    *,
+    texts: Iterable[str] | None = None,
+    model: str | None = None,
+) -> Iterator[Call[list[Embedding | ItemError]]]:
+    """`POST /embed` of any number of pictures, or of texts."""
+    return batches("/embed", _images_or_texts("embed_many", images, texts), read_embedding, model)
+
+
+def retrieve(
+    collection: str,
+    *,
+    text: str | None = None,
+    image: ImageSource | None = None,
+    top_k: int | None = None,
+    rerank: bool | str | None = None,
+    filter: Mapping[str, Any] | None = None,
+    model: str | None = None,
+) -> Call[RetrieveResult]:
+    """`POST /retrieve` by a text, a picture, or both."""
+    if text is None and image is None:
+        raise ValueError("retrieve needs a text, an image, or both")
+    body = _given(
+        collection=collection,
+        text=text,
+        image=_picture(image),
+        top_k=top_k,
+        rerank=rerank,
+        filter=filter,
+        model=model,
+    )
+    return Call("POST", "/retrieve", one(read_retrieve), body)
+
+
+def retrieve_many(
+    collection: str,
+    images: Iterable[ImageSource] | None = None,
+    *,
+    texts: Iterable[str] | None = None,
+    top_k: int | None = None,
+    rerank: bool | str | None = None,
+    filter: Mapping[str, Any] | None = None,
+    model: str | None = None,
+) -> Iterator[Call[list[RetrieveResult | ItemError]]]:
+    """`POST /retrieve` by any number of pictures, or of texts."""
+    shared = _given(collection=collection, top_k=top_k, rerank=rerank, filter=filter)
+    inputs = (fields | shared for fields in _images_or_texts("retrieve_many", images, texts))
+    return batches("/retrieve", inputs, read_retrieve, model)
+
+
+def _vqa_input(image: ImageSource, question: str, top_k: int | None) -> dict[str, Any]:
+    return {"image": Picture(image), "question": question} | _given(top_k=top_k)
+
+
+def _label_fields(labels: Sequence[str] | None, head: str | None, top_k: int | None) -> dict[str, Any]:
+    if isinstance(labels, str):
+        raise TypeError(f"labels is a sequence of strings, got the string {labels!r}")
+    return _given(labels=None if labels is None else list(labels), head=head, top_k=top_k)
+
+
+def _images_or_texts(
+    method: str, images: Iterable[ImageSource] | None, texts: Iterable[TextOrPair] | None
+) -> Iterator[dict[str, Any]]:
+    if (images is None) == (texts is None):
+        raise ValueError(f"{method} takes either images or texts")
+    given = texts if images is None else images
+    if isinstance(given, (str, bytes)):
+        raise TypeError(f"{method} takes several images or texts, got one {type(given).__name__}")
+    if images is not None:
+        return ({"image": Picture(image)} for image in images)
+    return (_text_fields(text) for text in texts or ())
+
+
+def _text_fields(text: TextOrPair) -> dict[str, Any]:
+    return {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+
+
+def _picture(image: ImageSource | None) -> Picture | None:
+    return None if image is None else Picture(image)
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
