@@ -97,7 +97,12 @@ def open_directory(path: str | Path, *, bases: Sequence[str | Path] = ()) -> Che
     Raises:
         CheckpointError: one line that names the file and, where there is one, the tensor.
     """
-    return _open(resolve(path), bases, depth=0)
+    try:
+        return _open(resolve(path), bases, depth=0)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:  # such as a path with a zero byte, or one that is too long
+        raise CheckpointError(f"{path!s:.200}: cannot be opened: {error!s:.200}") from error
 
 
 def _open(path: Path, bases: Sequence[str | Path], depth: int) -> CheckpointDir:

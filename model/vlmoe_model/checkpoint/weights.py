@@ -1,7 +1,6 @@
 """Tensors in and out of checkpoint directories."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vlmoe_model.checkpoint import files
 from vlmoe_model.checkpoint.directory import LABELLED_TASKS, CheckpointDir, open_directory
+from vlmoe_model.checkpoint.experts import is_expert
 from vlmoe_model.checkpoint.header import TensorEntry
 from vlmoe_model.checkpoint.replace import replacing
 from vlmoe_model.config import ModelConfig
@@ -21,13 +21,6 @@ from vlmoe_model.tokenizer import Tokenizer
 
 DEFAULT_SHARD_BYTES = 2**30
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_EXPERT = re.compile(r"blocks\.(\d+)\.ffn\.pools\.[VT]\.")
-
-
-def is_expert(name: str, config: ModelConfig) -> bool:
-    """Whether dim 0 of this tensor counts experts that ranks may share out."""
-    match = _EXPERT.match(name)
-    return match is not None and int(match.group(1)) in config.moe_blocks
 
 
 def save(
@@ -117,32 +110,37 @@ def load_state(
                 f"the {config.num_experts} experts"
             )
     share = config.num_experts // num_ranks
-    state: dict[str, Tensor] = {}
-    for entry, handle in _opened(opened.tensors.values()):
-        try:
-            if num_ranks > 1 and is_expert(entry.name, config):
-                # a slice reads its bytes only: no rank ever holds the experts of another
-                state[entry.name] = handle.get_slice(entry.name)[rank * share : (rank + 1) * share]
-            else:
-                state[entry.name] = handle.get_tensor(entry.name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise CheckpointError(f"{entry.file}: tensor {entry.name!r}: {error}") from error
-    return state
+    slices = {
+        name: slice(rank * share, (rank + 1) * share)
+        for name in opened.tensors
+        if num_ranks > 1 and is_expert(name, config)
+    }
+    return {entry.name: tensor for entry, tensor in read_tensors(opened.tensors.values(), slices)}
 
 
-def _opened(entries: Iterable[TensorEntry]) -> Iterator[tuple[TensorEntry, Any]]:
-    """Every entry with its opened file, each file opened once."""
+def read_tensors(
+    entries: Iterable[TensorEntry], slices: Mapping[str, slice] | None = None
+) -> Iterator[tuple[TensorEntry, Tensor]]:
+    """Read tensors one at a time, each file opened once.
+
+    Args:
+        entries: which; grouped by file, so the order may change.
+        slices: the part of dim 0 to read, for the tensors that are not read whole.
+    """
     by_file: dict[Path, list[TensorEntry]] = {}
     for entry in entries:
         by_file.setdefault(entry.file, []).append(entry)
     for file, inside in by_file.items():
+        name = "header"
         try:
-            handle = safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: {error}") from error
-        with handle as opened:
-            for entry in inside:
-                yield entry, opened
+            with safe_open(file, framework="pt") as handle:
+                for entry in inside:
+                    name = entry.name
+                    part = (slices or {}).get(name)
+                    # a slice reads its bytes only: no rank ever holds the experts of another
+                    yield entry, handle.get_tensor(name) if part is None else handle.get_slice(name)[part]
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: tensor {name!r}: {error}") from error
 
 
 def _check_expected(opened: CheckpointDir, expected: Mapping[str, tuple[int, ...]]) -> None:
