@@ -1,22 +1,41 @@
 """What a VL-MoE network is: one frozen value, saved as `config.json`.
 
-`ModelConfig` describes the encoder, `HeadConfig` one head on top of it with the preprocessing it was trained with.
-Everything the published descriptions leave open, and everything that sets VLMo and BEiT-3 apart, is a field.
-No torch here: processes that only prepare inputs read it too.
+`ModelConfig` describes the encoder, `HeadConfig` one head on top of it with the preprocessing it was trained
+with. Everything the published descriptions leave open, and everything that sets VLMo and BEiT-3 apart, is a
+field. No torch here: processes that only prepare inputs read it too.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from vlmoe_model.errors import CheckpointError
+from vlmoe_model.fields import build
 
 Stem = Literal["patch", "conv", "gradient"]
 Router = Literal["top_k", "batch_priority", "expert_choice", "soft"]
 AuxLoss = Literal["none", "vloss", "importance", "load", "gshard", "z"]
 Task = Literal["vqa", "image_classification", "text_classification", "contrastive"]
 Pool = Literal["cls", "mean", "flatten"]
+Resize = Literal["bicubic", "bilinear"]
+Crop = Literal["none", "content"]
+Order = Literal["text_first", "image_first"]
+
+# Far above any model that will be trained: a mistyped or hostile file is refused before it costs memory.
+_MAX_WIDTH = 2**20
+_MAX_OFFSET = 1024
+_LIMITS = {
+    "dim": 2**16,
+    "num_layers": 1024,
+    "num_heads": 1024,
+    "ffn_dim": _MAX_WIDTH,
+    "vocab_size": 2**24,
+    "image_size": 4096,
+    "patch_size": 4096,
+    "max_text": 2**16,
+    "num_experts": 4096,
+}
 
 
 def _check_choice(name: str, value: str, allowed: object) -> None:
@@ -29,17 +48,19 @@ def _check_choice(name: str, value: str, allowed: object) -> None:
 class ImageSpec:
     """How a head wants its images: cropped, resized to a square, normalised.
 
-    `crop="content"` first cuts to the box of what differs from the border's colour (drawings on a plain ground) and
-    pads that box to a square. mean and std are in units of the 0..1 pixel range.
+    `crop="content"` first cuts to the box of what differs from the border's colour (drawings on a plain
+    ground) and pads that box to a square. mean and std are in units of the 0..1 pixel range.
     """
 
     size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    resize: Literal["bicubic", "bilinear"] = "bicubic"
-    crop: Literal["none", "content"] = "none"
+    resize: Resize = "bicubic"
+    crop: Crop = "none"
 
     def __post_init__(self) -> None:
+        _check_choice("resize", self.resize, Resize)
+        _check_choice("crop", self.crop, Crop)
         if not 1 <= self.size <= 4096:
             raise ValueError(f"image size must be in [1, 4096], got {self.size}")
         if min(self.std) <= 0:
@@ -52,8 +73,8 @@ class HeadConfig:
 
     image: preprocessing of its images, or None for a head that takes only text.
     max_text: longest text in tokens, special tokens included; 0 for a head that takes only images.
-    pool: which of the sequence's image outputs the head reads (its text side always reads the text's first token,
-        [T_CLS]): the first token, the mean of the patches, or all patches side by side.
+    pool: which of the sequence's image outputs the head reads (its text side always reads the text's first
+        token, [T_CLS]): the first token, the mean of the patches, or all patches side by side.
     out_dim: number of labels, or width of the embedding for `contrastive`.
     """
 
@@ -70,12 +91,20 @@ class HeadConfig:
         _check_choice(f"pool of head {self.name!r}", self.pool, Pool)
         if not self.name.isidentifier():
             raise ValueError(f"a head's name must be an identifier, got {self.name!r}")
-        if self.out_dim < 1:
-            raise ValueError(f"out_dim of head {self.name!r} must be positive, got {self.out_dim}")
+        if not 1 <= self.out_dim <= _MAX_WIDTH:
+            raise ValueError(
+                f"out_dim of head {self.name!r} must be in [1, {_MAX_WIDTH}], got {self.out_dim}"
+            )
+        if not 0 <= self.hidden <= _MAX_WIDTH:
+            raise ValueError(f"hidden of head {self.name!r} must be in [0, {_MAX_WIDTH}], got {self.hidden}")
+        if self.max_text < 0:
+            raise ValueError(f"max_text of head {self.name!r} must not be negative, got {self.max_text}")
         if self.image is None and self.task in ("vqa", "image_classification", "contrastive"):
             raise ValueError(f"head {self.name!r} ({self.task}) needs image preprocessing")
         if self.max_text < 3 and self.task in ("vqa", "text_classification", "contrastive"):
-            raise ValueError(f"head {self.name!r} ({self.task}) needs max_text of at least 3, got {self.max_text}")
+            raise ValueError(
+                f"head {self.name!r} ({self.task}) needs max_text of at least 3, got {self.max_text}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +113,7 @@ class ModelConfig:
 
     ffn_dim: width of every feed-forward layer and of every expert.
     moe_blocks: blocks whose vision and language feed-forward layers are pools of `num_experts`.
-    vl_start: first block whose feed-forward layer for image-text pairs is the shared VL one; None: no such block.
+    vl_start: first block whose feed-forward layer for image-text pairs is the shared VL one; None: no block.
     capacity_train, capacity_eval: slots per expert over an even share; None means dropless.
     layer_scale: initial value of the residual scales, or None for none (VLMo: 0.1).
     sub_ln: a LayerNorm inside attention and feed-forward layers (BEiT-3).
@@ -112,7 +141,7 @@ class ModelConfig:
     aux_loss: AuxLoss = "vloss"
     aux_weight: float = 0.01
     stem: Stem = "patch"
-    order: Literal["text_first", "image_first"] = "text_first"
+    order: Order = "text_first"
     absolute_position: bool = True
     relative_position: bool = False
     position_offset: int = 0
@@ -131,15 +160,30 @@ class ModelConfig:
         _check_choice("router", self.router, Router)
         _check_choice("aux_loss", self.aux_loss, AuxLoss)
         _check_choice("stem", self.stem, Stem)
-        for name in ("dim", "num_layers", "num_heads", "ffn_dim", "vocab_size", "patch_size", "num_experts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        _check_choice("order", self.order, Order)
+        for name, limit in _LIMITS.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} must be in [1, {limit}], got {getattr(self, name)}")
+        if not 0 <= self.position_offset <= _MAX_OFFSET:
+            raise ValueError(f"position_offset must be in [0, {_MAX_OFFSET}], got {self.position_offset}")
+        for name in ("capacity_train", "capacity_eval"):
+            capacity = getattr(self, name)
+            if capacity is not None and capacity <= 0:
+                raise ValueError(f"{name} must be positive or null, got {capacity}")
+        if self.norm_eps <= 0:
+            raise ValueError(f"norm_eps must be positive, got {self.norm_eps}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         if not 1 <= self.top_k <= self.num_experts:
             raise ValueError(f"top_k must be in [1, {self.num_experts}], got {self.top_k}")
+        if len(set(self.moe_blocks)) != len(self.moe_blocks):
+            raise ValueError(f"moe_blocks names a block twice: {self.moe_blocks}")
         for block in self.moe_blocks:
             if not 0 <= block < self.num_layers:
                 raise ValueError(f"moe_blocks must lie in [0, {self.num_layers - 1}], got {block}")
@@ -194,16 +238,6 @@ class ModelConfig:
             CheckpointError: not JSON, an unknown or missing key, a value out of range; names `source`.
         """
         try:
-            fields = json.loads(text)
-            heads = tuple(_head_from_dict(head) for head in fields.pop("heads", ()))
-            fields["moe_blocks"] = tuple(fields.get("moe_blocks", ()))
-            return cls(**fields, heads=heads)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            return build(cls, json.loads(text))
+        except (ValueError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{source}: {error}") from error
-
-
-def _head_from_dict(fields: dict[str, Any]) -> HeadConfig:
-    image = fields.pop("image", None)
-    if image is not None:
-        image = ImageSpec(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
-    return HeadConfig(**fields, image=image)

@@ -1,6 +1,6 @@
 """The data that travels from a prepared request or sample to the network. Numpy only.
 
-    image, text --Processor--> Example --Job(head)--> pack --> network --> Output
+image, text --Processor--> Example --Job(head)--> pack --> network --> Output
 """
 
 from dataclasses import dataclass
@@ -35,5 +35,7 @@ class Job:
     def num_tokens(self, patch_size: int) -> tuple[int, int]:
         """(image tokens, text tokens) of this job; an image has one token a patch and one [I_CLS]."""
         image, tokens = self.example.image, self.example.tokens
-        num_image = 0 if image is None else (image.shape[0] // patch_size) * (image.shape[1] // patch_size) + 1
-        return num_image, 0 if tokens is None else len(tokens)
+        num_text = 0 if tokens is None else len(tokens)
+        if image is None:
+            return 0, num_text
+        return (image.shape[0] // patch_size) * (image.shape[1] // patch_size) + 1, num_text
