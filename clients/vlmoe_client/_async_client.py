@@ -164,7 +164,7 @@ class AsyncClient(AsyncTransport):
         **options: Unpack[CallOptions],
     ) -> AddResult:
         """Store items in a collection, in chunks; the collection is made when it is missing."""
-        calls = _store.add(collection, images, texts=texts, metadata=metadata)
+        calls = _store.add(collection, images, texts=texts, metadata=metadata, model=model)
         try:
             await self.get_collection(collection, **options)
         except NotFound:

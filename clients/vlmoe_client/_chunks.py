@@ -42,10 +42,9 @@ def batches(
     path: str,
     inputs: Iterable[Mapping[str, Any]],
     read: Callable[[Mapping[str, Any], Reply], R],
-    model: str | None,
+    shared: Mapping[str, Any],
 ) -> Iterator[Call[list[R | ItemError]]]:
-    """The calls that carry `inputs` to a task's route."""
-    shared = {} if model is None else {"model": model}
+    """The calls that carry `inputs` to a task's route, each with the options they share."""
     for chunk in chunked(inputs):
         yield Call("POST", path, many(read, len(chunk)), {"inputs": chunk, **shared})
 

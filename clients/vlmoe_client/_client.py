@@ -199,10 +199,10 @@ class Client(BlockingTransport):
             images: Pictures by id.
             texts: Texts by id; an item is one or the other.
             metadata: By id, for any of the items; `retrieve` can filter on it.
-            model: Whose embeddings a new collection holds, where the server has several models.
+            model: Whose embeddings the collection holds, where the server has several models.
             **options: Of each request.
         """
-        calls = _store.add(collection, images, texts=texts, metadata=metadata)
+        calls = _store.add(collection, images, texts=texts, metadata=metadata, model=model)
         try:
             self.get_collection(collection, **options)
         except NotFound:

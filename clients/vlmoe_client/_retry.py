@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ._errors import ConnectFailed, ConnectionLost, Overloaded, Unavailable, VlmoeError
 
+# a 503 of one request alone: the engine failed on it twice already, and would again
+HOPELESS_CODES = frozenset({"request_failed"})
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -68,4 +71,6 @@ class Retry:
 def _passing(error: VlmoeError, repeatable: bool) -> bool:
     if isinstance(error, ConnectionLost):
         return repeatable
-    return isinstance(error, (Overloaded, Unavailable, ConnectFailed))
+    if isinstance(error, (Overloaded, Unavailable)):
+        return error.code not in HOPELESS_CODES
+    return isinstance(error, ConnectFailed)

@@ -52,6 +52,7 @@ def add(
     *,
     texts: Mapping[str, str] | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    model: str | None = None,
 ) -> Iterator[Call[AddResult]]:
     """`POST /collections/{name}/items`, as often as the items need."""
     images, texts, metadata = images or {}, texts or {}, metadata or {}
@@ -61,7 +62,8 @@ def add(
         raise ValueError(f"metadata for {unknown[0]!r}, which is not among the items")
     if "" in images or "" in texts:
         raise ValueError("an item's id must not be empty")
-    return _adds(f"{_collection(collection)}/items", images, texts, metadata)
+    shared = {} if model is None else {"model": model}
+    return _adds(f"{_collection(collection)}/items", images, texts, metadata, shared)
 
 
 def _adds(
@@ -69,6 +71,7 @@ def _adds(
     images: Mapping[str, ImageSource],
     texts: Mapping[str, str],
     metadata: Mapping[str, Mapping[str, Any]],
+    shared: Mapping[str, str],
 ) -> Iterator[Call[AddResult]]:
     def fields(id: str, content: dict[str, Any]) -> dict[str, Any]:
         return {"id": id, **content, **({"metadata": metadata[id]} if id in metadata else {})}
@@ -80,7 +83,7 @@ def _adds(
             yield fields(id, {"text": text})
 
     for chunk in chunked(items()):
-        yield Call("POST", path, lambda reply: read_added(reply.json()), {"items": chunk})
+        yield Call("POST", path, lambda reply: read_added(reply.json()), {"items": chunk, **shared})
 
 
 def merge(parts: Iterable[AddResult]) -> AddResult:

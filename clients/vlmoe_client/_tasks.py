@@ -18,14 +18,14 @@ def vqa(
     image: ImageSource, question: str, *, top_k: int | None = None, model: str | None = None
 ) -> Call[VqaResult]:
     """`POST /vqa` of one picture."""
-    return Call("POST", "/vqa", one(read_vqa), _vqa_input(image, question, top_k) | _given(model=model))
+    return Call("POST", "/vqa", one(read_vqa), _vqa_input(image, question) | _given(top_k=top_k, model=model))
 
 
 def vqa_many(
     inputs: Iterable[tuple[ImageSource, str]], *, top_k: int | None = None, model: str | None = None
 ) -> Iterator[Call[list[VqaResult | ItemError]]]:
     """`POST /vqa` of any number of pictures."""
-    return batches("/vqa", (_vqa_input(*pair, top_k) for pair in inputs), read_vqa, model)
+    return batches("/vqa", (_vqa_input(*pair) for pair in inputs), read_vqa, _given(top_k=top_k, model=model))
 
 
 def classify(
@@ -64,9 +64,8 @@ def classify_many(
     model: str | None = None,
 ) -> Iterator[Call[list[ClassifyResult | ItemError]]]:
     """`POST /classify` of any number of pictures, or of texts."""
-    shared = _label_fields(labels, head, top_k)
-    inputs = (fields | shared for fields in _images_or_texts("classify_many", images, texts))
-    return batches("/classify", inputs, read_classify, model)
+    shared = _label_fields(labels, head, top_k) | _given(model=model)
+    return batches("/classify", _images_or_texts("classify_many", images, texts), read_classify, shared)
 
 
 def embed(
@@ -85,7 +84,8 @@ def embed_many(
     model: str | None = None,
 ) -> Iterator[Call[list[Embedding | ItemError]]]:
     """`POST /embed` of any number of pictures, or of texts."""
-    return batches("/embed", _images_or_texts("embed_many", images, texts), read_embedding, model)
+    inputs = _images_or_texts("embed_many", images, texts)
+    return batches("/embed", inputs, read_embedding, _given(model=model))
 
 
 def retrieve(
@@ -124,13 +124,12 @@ def retrieve_many(
     model: str | None = None,
 ) -> Iterator[Call[list[RetrieveResult | ItemError]]]:
     """`POST /retrieve` by any number of pictures, or of texts."""
-    shared = _given(collection=collection, top_k=top_k, rerank=rerank, filter=filter)
-    inputs = (fields | shared for fields in _images_or_texts("retrieve_many", images, texts))
-    return batches("/retrieve", inputs, read_retrieve, model)
+    shared = _given(collection=collection, top_k=top_k, rerank=rerank, filter=filter, model=model)
+    return batches("/retrieve", _images_or_texts("retrieve_many", images, texts), read_retrieve, shared)
 
 
-def _vqa_input(image: ImageSource, question: str, top_k: int | None) -> dict[str, Any]:
-    return {"image": Picture(image), "question": question} | _given(top_k=top_k)
+def _vqa_input(image: ImageSource, question: str) -> dict[str, Any]:
+    return {"image": Picture(image), "question": question}
 
 
 def _label_fields(labels: Sequence[str] | None, head: str | None, top_k: int | None) -> dict[str, Any]:

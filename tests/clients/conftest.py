@@ -117,7 +117,8 @@ class Handler(BaseHTTPRequestHandler):
         if task is not None:
             if "inputs" not in body:
                 return task(body)
-            return {"results": [each_alone(task, item, body) for item in body["inputs"]]}
+            shared = {name: value for name, value in body.items() if name != "inputs"}
+            return {"results": [each_alone(task, {**shared, **item}) for item in body["inputs"]]}
         if url.path == "/v1/models":
             model = {"id": "demo", "object": "model", "tasks": ["vqa", "embed"], "model_id": "m-1"}
             return {"object": "list", "data": [{**model, "space_id": "s-1", "state": "ready"}]}
@@ -167,9 +168,9 @@ class Handler(BaseHTTPRequestHandler):
         return {"model": "demo", "space_id": "s-1", "hits": hits[: body.get("top_k", 10)], "usage": USAGE}
 
 
-def each_alone(task: Callable[[Any], Any], item: Any, body: Any) -> Any:
+def each_alone(task: Callable[[Any], Any], item: Any) -> Any:
     try:
-        return task({**item, "model": body.get("model", "demo")})
+        return task(item)
     except Refused as refused:
         return {"error": refused.error}
 

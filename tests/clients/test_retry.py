@@ -60,6 +60,7 @@ def test_what_is_tried_again():
     assert wait(ConnectionLost("cut")) is not None
     assert wait(ConnectionLost("cut"), repeatable=False) is None
     assert wait(Unavailable("starting", status=503, code="not_ready")) is not None
+    assert wait(Unavailable("crashed twice", status=503, code="request_failed")) is None
     assert wait(CallTimeout("late")) is None
     assert wait(ServerError("bug", status=500, code="internal")) is None
 
