@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,19 +37,28 @@ def run(argv: list[str]) -> int:
         )
         plan = evaluation_plan(arguments.recipe, runner.config)
         scores = _evaluate(plan, runner, arguments.data, arguments.limit)
+        print(to_table(scores))
         if arguments.json is not None:
             arguments.json.write_text(to_json(scores), encoding="utf-8")
     except (ModelError, DataError, RecipeError, ValueError, KeyError, OSError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         print(f"vlmoe eval: {reason}", file=sys.stderr)
         return 1
-    print(to_table(scores))
     if arguments.limit is not None:
         print(f"on at most {arguments.limit} test rows: recall is easier among fewer candidates")
     return 0
 
 
-def evaluation_plan(recipe: str, config: ModelConfig) -> list[tuple[Suite, HeadConfig]]:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One data set to evaluate: how, with which head, and the options of its loader."""
+
+    suite: Suite
+    head: HeadConfig
+    options: Mapping[str, Any]
+
+
+def evaluation_plan(recipe: str, config: ModelConfig) -> list[Planned]:
     """What to evaluate with which head: one data set by its name, or every data set of a recipe.
 
     Raises:
@@ -56,12 +67,13 @@ def evaluation_plan(recipe: str, config: ModelConfig) -> list[tuple[Suite, HeadC
         KeyError: the model lacks a head that the recipe names.
     """
     if recipe in SUITES:
-        return [(SUITES[recipe], _head_for(recipe, config))]
+        return [Planned(SUITES[recipe], _head_for(recipe, config), {})]
     plan = []
     for task in load_recipe(recipe).tasks:
         if task.data not in SUITES and "{split}" not in task.data:
             raise ValueError(f"{task.data} has no test split; name the file with {{split}} in it")
-        plan.append((SUITES.get(task.data) or jsonl(task.data), config.head(task.head)))
+        suite = SUITES.get(task.data) or jsonl(task.data)
+        plan.append(Planned(suite, config.head(task.head), task.options))
     return plan
 
 
@@ -84,12 +96,13 @@ def to_json(scores: Sequence[Score]) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def _evaluate(
-    plan: Sequence[tuple[Suite, HeadConfig]], runner: Runner, root: Path, limit: int | None
-) -> list[Score]:
+def _evaluate(plan: Sequence[Planned], runner: Runner, root: Path, limit: int | None) -> list[Score]:
+    scores = []
     with tqdm(unit=" samples", file=sys.stderr, disable=None) as bar:
-        requests = [(suite, Request(runner, head, root, limit, bar.update)) for suite, head in plan]
-        return [score for suite, request in requests for score in suite(request)]
+        for part in plan:
+            request = Request(runner, part.head, root, part.options, limit, bar.update)
+            scores += part.suite(request)
+    return scores
 
 
 def _head_for(dataset: str, config: ModelConfig) -> HeadConfig:

@@ -3,9 +3,10 @@
 Heads' labels are met as text, never by index: one head may answer for several data sets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,13 +43,26 @@ class Score:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What to evaluate. limit: at most so many test rows, spread evenly; None for all."""
+    """What to evaluate.
+
+    options: of the data set's loader, as in training.
+    limit: at most so many test rows, spread evenly; None for all.
+    """
 
     runner: Runner
     head: HeadConfig
     root: Path
+    options: Mapping[str, Any]
     limit: int | None
     progress: Progress
+
+    def load(self, dataset: str, split: str) -> Samples:
+        """A whole split as the head wants it."""
+        return load_samples(dataset, self.root, split, self.head.image, **self.options)
+
+    def test(self, dataset: str, split: str = "test") -> Samples:
+        """The rows of a test split that are to be evaluated."""
+        return subset(self.load(dataset, split), self.limit)
 
 
 Suite = Callable[[Request], list[Score]]
@@ -81,7 +95,7 @@ def jsonl(file: str) -> Suite:
 
     def run(request: Request) -> list[Score]:
         if request.head.task == "contrastive":
-            test = subset(load_samples(file, request.root, "test", request.head.image), request.limit)
+            test = request.test(file)
             similarity, targets = _model_similarity(request, test)
             images, captions = similarity.shape
             chance = [min(1.0, k / count) for count in (captions, images) for k in _KS]
@@ -93,7 +107,7 @@ def jsonl(file: str) -> Suite:
 
 def emoji(request: Request) -> list[Score]:
     """Recall of captions by drawings of an unseen style, and the other way round."""
-    test = subset(load_samples("emoji", request.root, "test", request.head.image), request.limit)
+    test = request.test("emoji")
     similarity, targets = _model_similarity(request, test)
     baseline = _recall_values(_neighbour_similarity(request), targets)
     return _recalls("emoji", similarity, targets, baseline, "nearest drawing")
@@ -110,11 +124,10 @@ SUITES: dict[str, Suite] = {
 def _answered(
     request: Request, name: str, dataset: str, splits: Sequence[str], guess: Guess, against: str
 ) -> list[Score]:
-    spec = request.head.image
-    train = load_samples(dataset, request.root, "train", spec)
+    train = request.load(dataset, "train")
     scores = []
     for split in splits:
-        test = subset(load_samples(dataset, request.root, split, spec), request.limit)
+        test = request.test(dataset, split)
         wanted, guessed = wanted_answers(test), guess(train, test)
         given = answers(request.runner, request.head.name, test, request.progress)
         metric = f"{name}.accuracy" + split.removeprefix("test")
