@@ -34,7 +34,9 @@ def extract(archive: Path, target: Path, prefixes: tuple[str, ...]) -> int:
             destination.write_bytes(data)
             count += 1
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise DataError(f"{archive}: damaged archive ({error})") from error
+        # tarfile lists what it tried over several lines
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        raise DataError(f"{archive}: damaged archive ({reason})") from error
     return count
 
 

@@ -75,6 +75,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{path}: not an IDX file of bytes")
     num_axes = content[3]
+    if len(content) < 4 + 4 * num_axes:
+        raise DataError(f"{path}: too short for an array of {num_axes} axes")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=num_axes, offset=4))
     if len(content) != 4 + 4 * num_axes + int(np.prod(shape)):
         raise DataError(f"{path}: {len(content)} bytes do not hold an array of shape {shape}")
