@@ -20,12 +20,16 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if argv and argv[0] in PROGRAMS:
-            return run_program(argv[0], argv[1:])
-        code = run_command(build_parser(COMMANDS, PROGRAMS).parse_args(argv))
+            code = run_program(argv[0], argv[1:])
+        else:
+            code = run_command(build_parser(COMMANDS, PROGRAMS).parse_args(argv))
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse: --help, --version, bad usage
-        return stop.code if isinstance(stop.code, int) else 1
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

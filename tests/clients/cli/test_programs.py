@@ -118,6 +118,17 @@ def test_arguments_are_passed_on_and_the_exit_code_comes_back(tmp_path):
     assert run("eval", "--model", "demo") == (7, "['eval', '--model', 'demo']\n")
 
 
+def test_a_program_that_exits_with_words_says_them(tmp_path):
+    package = tmp_path / "vlmoe_serve"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "main.py").write_text("import sys\ndef run(argv):\n    sys.exit('port 1 is taken')\n")
+    command = [sys.executable, "-m", "vlmoe_client", "serve"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "port 1 is taken\n")
+
+
 def test_nothing_is_missing_here():
     assert all(missing_requirements(program.extra) == [] for program in PROGRAMS.values())
 
