@@ -1,4 +1,8 @@
-"""All packages of the table as tiny archives of the same layout, and a data directory fetched from them."""
+"""Two small worlds.
+
+All packages of the table as tiny archives of the same layout, with a data directory fetched from them; and coloured
+squares to classify, to ask about and to name, for the trainer.
+"""
 
 import dataclasses
 import gzip
@@ -12,9 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image, ImageDraw
 
+from vlmoe_model.config import ImageSpec
+from vlmoe_train import datasets
 from vlmoe_train.data.fetch import fetch
+from vlmoe_train.data.samples import Samples
 from vlmoe_train.data.scene_language import CAPTION_OF
 from vlmoe_train.data.sources import PACKAGES, Package
 
@@ -161,3 +170,91 @@ def data_root(packages: tuple[Path, dict[str, Package]], tmp_path_factory: pytes
     root = tmp_path_factory.mktemp("data")
     fetch("demo", root, source=folder, say=lambda line: None, packages=table)
     return root
+
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+SQUARE_CAPTIONS = tuple(f"a {name} square" for name in COLOURS)
+
+
+def squares(kind: str, size: int, num: int = 48) -> Samples:
+    """`kind`: which target a picture has: its colour as a class, as an answer, or as a caption."""
+    rng = np.random.default_rng(7)
+    colours = rng.integers(0, 3, num)
+    images = np.full((num, size, size, 3), 255, np.uint8)
+    for image, colour in zip(images, colours, strict=True):
+        x, y = rng.integers(0, size // 2, 2)
+        image[y : y + size // 2, x : x + size // 2] = list(COLOURS.values())[colour]
+    questions = tuple(("what colour is it?", "which colour is the square?")[i % 2] for i in range(num))
+    texts = {
+        "classes": ("",) * num,
+        "answers": questions,
+        "captions": tuple(SQUARE_CAPTIONS[c] for c in colours),
+    }[kind]
+    labels = SQUARE_CAPTIONS if kind == "captions" else tuple(COLOURS)
+    return Samples(images, np.arange(num), texts, colours.astype(np.int64), labels, ("",) * num)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def square_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds the data sets squares_classes, squares_answers and squares_captions to the table."""
+    for kind in ("classes", "answers", "captions"):
+
+        def load(root: Path, split: str, spec: ImageSpec, *, kind: str = kind) -> Samples:
+            return squares(kind, spec.size)
+
+        monkeypatch.setitem(datasets.DATASETS, f"squares_{kind}", load)
+
+
+RECIPE = {
+    "model": {
+        "preset": "demo",
+        "dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ffn_dim": 24,
+        "num_experts": 2,
+        "moe_blocks": [1],
+        "vl_start": 1,
+        "vocab_size": 80,
+        "image_size": 16,
+        "patch_size": 8,
+        "max_text": 16,
+    },
+    "steps": 8,
+    "warmup_steps": 2,
+    "lr": 0.003,
+    "log_every": 2,
+    "save_every": 4,
+    "heads": [
+        {"name": "classes", "task": "image_classification", "image": {"size": 16}, "pool": "mean"},
+        {"name": "answers", "task": "vqa", "image": {"size": 16}, "max_text": 12},
+        {
+            "name": "captions",
+            "task": "contrastive",
+            "image": {"size": 16},
+            "max_text": 12,
+            "pool": "flatten",
+            "embed_dim": 8,
+        },
+    ],
+    "tasks": [
+        {"data": "squares_classes", "head": "classes", "batch": 5, "augment": "flip"},
+        {"data": "squares_answers", "head": "answers", "batch": 6},
+        {"data": "squares_captions", "head": "captions", "batch": 7, "texts": 2, "augment": "drawing"},
+    ],
+}
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, square_data: None) -> Path:
+    path = tmp_path / "squares.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path

@@ -22,10 +22,16 @@ def run(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Exit status: 0 done, 1 the run failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(prog="vlmoe train", description="Train a checkpoint that `vlmoe serve` loads.")
+    parser = argparse.ArgumentParser(
+        prog="vlmoe train", description="Train a checkpoint that `vlmoe serve` loads."
+    )
     parser.add_argument("--recipe", required=True, help="name of a recipe, or a .yaml file")
-    parser.add_argument("--out", required=True, type=Path, help="directory for the checkpoint, metrics.jsonl and state")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where `vlmoe data fetch` put the data")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="directory for the checkpoint, metrics.jsonl and state"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where `vlmoe data fetch` put the data"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
@@ -51,7 +57,9 @@ def train(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        trainer.train(config, args.data, args.out, resume=args.resume, report=lambda line: print(line, flush=True))
+        trainer.train(
+            config, args.data, args.out, resume=args.resume, report=lambda line: print(line, flush=True)
+        )
     except (ValueError, OSError) as error:
         print(f"vlmoe train: {error}", file=sys.stderr)
         return 1

@@ -9,8 +9,8 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.network import VLMoE
 from vlmoe_model.tokenizer import Tokenizer, train_wordpiece
 from vlmoe_train.config import TrainConfig
-from vlmoe_train.datasets import load_samples
 from vlmoe_train.data.samples import Samples
+from vlmoe_train.datasets import load_samples
 from vlmoe_train.tasks import TASKS, Task
 
 

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import torch
+
+from vlmoe_train.config import load_recipe
+from vlmoe_train.model_building import build
+
+
+def test_labels_vocabulary_and_heads_come_from_the_data(recipe_file: Path, tmp_path: Path):
+    setup = build(load_recipe(str(recipe_file)), tmp_path)
+    config = setup.network.config
+    assert setup.labels == {
+        "classes": ("red", "green", "blue"),
+        "answers": ("red", "green", "blue"),
+        "captions": (),
+    }
+    assert {head.name: head.out_dim for head in config.heads} == {"classes": 3, "answers": 3, "captions": 8}
+    assert config.vocab_size == setup.tokenizer.vocab_size
+    assert "square" in setup.tokenizer.decode(setup.tokenizer.encode("a red square"))
+
+
+def test_the_seed_decides_the_weights(recipe_file: Path, tmp_path: Path):
+    networks = [build(load_recipe(str(recipe_file), {"seed": s}), tmp_path).network for s in (1, 1, 2)]
+    first, same, other = (network.embeddings.words for network in networks)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
