@@ -18,6 +18,9 @@ from ._call import Call, CallOptions, Reply
 from ._errors import CallTimeout, ConnectFailed, ConnectionLost, UnexpectedAnswer, VlmoeError
 from ._settings import Settings, check_priority, check_request_id, check_timeout
 
+# servers refuse to be told of more
+LONGEST_DEADLINE_S = 3600.0
+
 
 class Course:
     """Attempts so far and time left of one call."""
@@ -53,7 +56,7 @@ class Course:
         if self._priority is not None:
             headers["x-priority"] = self._priority
         remaining = self._remaining_s()
-        if remaining is not None:
+        if remaining is not None and remaining <= LONGEST_DEADLINE_S:
             # the server need not start what nobody will wait for
             headers["x-request-timeout-ms"] = str(max(1, int(remaining * 1000)))
         return headers

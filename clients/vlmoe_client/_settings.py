@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -76,8 +77,8 @@ def _api_key(given: str | None) -> str:
 
 def check_timeout(timeout: float | None) -> None:
     """Refuse what could never be met."""
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"a timeout must be more than 0 seconds or None, got {timeout}")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"a timeout must be more than 0 seconds and finite, or None, got {timeout}")
 
 
 def check_priority(priority: str | None) -> None:

@@ -233,6 +233,7 @@ def test_a_password_in_the_url_is_not_shown():
     ("options", "reason"),
     [
         ({"timeout": 0.0}, "timeout must be more than 0"),
+        ({"timeout": float("inf")}, "finite"),
         ({"priority": "urgent"}, "interactive, normal, batch, got 'urgent'"),
         ({"request_id": "a\nb"}, "printable ASCII"),
     ],
@@ -243,6 +244,7 @@ def test_wrong_options_are_refused_before_anything_is_sent(do, server, options, 
     assert server.seen == []
 
 
-def test_no_timeout_sends_no_deadline(do, server):
-    do("embed", text="a", timeout=None)
+@pytest.mark.parametrize("timeout", [None, 7200.0])
+def test_no_deadline_is_sent_without_a_timeout_or_beyond_what_servers_take(do, server, timeout):
+    do("embed", text="a", timeout=timeout)
     assert "x-request-timeout-ms" not in server.seen[0].headers
