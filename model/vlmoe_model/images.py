@@ -10,7 +10,7 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.errors import BrokenImageError, ImageFormatError, ImageTooLargeError
@@ -56,7 +56,9 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
         pixels = re.search(r"\d+", str(error))
         count = pixels.group() if pixels else "too many"
         raise ImageTooLargeError(f"the image has {count} pixels; at most {max_pixels} are allowed") from error
-    except UnidentifiedImageError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         name = _signature(data)
         if name is not None:
             raise BrokenImageError(f"the image starts like {name} but its header is broken") from error
@@ -64,10 +66,6 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
             f"not an image of an allowed format ({len(data)} bytes starting with {data[:8]!r}); "
             f"allowed are {', '.join(DEFAULT_FORMATS)}"
         ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
-        raise BrokenImageError(f"the image does not open: {_reason(error)}") from error
     with image:
         _check_size(image.size, max_pixels)
         kind = image.format or "image"

@@ -100,7 +100,7 @@ def _digest(facts: dict[str, Any], tensors: Iterable[TensorEntry], *, rounded: b
 def _tensor_digest(entry: TensorEntry, rounded: bool) -> str:
     digest = hashlib.sha256()
     for chunk in _chunks(entry):
-        digest.update(_to_bf16(chunk, entry.dtype).tobytes() if rounded else chunk)
+        digest.update(round_to_bf16(chunk, entry.dtype).tobytes() if rounded else chunk)
     return digest.hexdigest()
 
 
@@ -116,7 +116,7 @@ def _chunks(entry: TensorEntry) -> Iterator[bytes]:
             yield chunk
 
 
-def _to_bf16(chunk: bytes, dtype: str) -> npt.NDArray[np.uint16]:
+def round_to_bf16(chunk: bytes, dtype: str) -> npt.NDArray[np.uint16]:
     """The bits of the values rounded to bfloat16, ties to even, every NaN as one."""
     if dtype == "BF16":
         bits = np.frombuffer(chunk, dtype="<u2").copy()
