@@ -36,6 +36,14 @@ def test_an_unknown_recipe_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(error.splitlines()) == 1
 
 
+def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        run(["train"])
+    error = capsys.readouterr().err
+    assert error.startswith("vlmoe train: the following arguments are required: --recipe, --out")
+    assert len(error.splitlines()) == 1
+
+
 def test_missing_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["train", "--recipe", "demo", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err

@@ -1,10 +1,11 @@
 """`vlmoe train`, and the way to `vlmoe eval` and `vlmoe data`."""
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from vlmoe_train.arguments import Parser
 
 COMMANDS: Mapping[str, str] = {
     "train": "vlmoe_train.cli:train",
@@ -22,9 +23,7 @@ def run(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Exit status: 0 done, 1 the run failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="vlmoe train", description="Train a checkpoint that `vlmoe serve` loads."
-    )
+    parser = Parser(prog="vlmoe train", description="Train a checkpoint that `vlmoe serve` loads.")
     parser.add_argument("--recipe", required=True, help="name of a recipe, or a .yaml file")
     parser.add_argument(
         "--out", required=True, type=Path, help="directory for the checkpoint, metrics.jsonl and state"

@@ -20,7 +20,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def make_optimizer(config: TrainConfig, modules: Iterable[nn.Module]) -> torch.optim.AdamW:
     """Biases, norms and scalars do not decay; neither do embeddings and positions, whose rows are rarely seen."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:

@@ -62,19 +62,18 @@ class ContrastiveTask(Task):
         concepts = torch.from_numpy(self.concepts[rows])
         # captions: the concepts of the images once each, and others drawn at random
         drawn = torch.randint(len(self.captions), (self.recipe.texts,))
-        of_texts = torch.cat([concepts, drawn]).unique()
+        of_texts: Tensor = torch.unique(torch.cat([concepts, drawn]))
         text_runs, order = self.runs([self.captions[i] for i in of_texts.tolist()], None)
         image_run = self.run(None, images)
-        scale = SCALE
 
         def loss(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
             images_ND, texts_MD = outputs[0].float(), in_order(outputs[1:], order)
             prototypes_CD = F.normalize(self.prototypes, dim=1)
-            to_prototype = F.cross_entropy(scale * images_ND @ prototypes_CD.T, concepts)
-            text_logits = scale * texts_MD @ prototypes_CD.T
+            to_prototype = F.cross_entropy(SCALE * images_ND @ prototypes_CD.T, concepts)
+            text_logits = SCALE * texts_MD @ prototypes_CD.T
             text_loss = F.cross_entropy(text_logits, of_texts)
             place = torch.searchsorted(of_texts, concepts)
-            to_text = F.cross_entropy(scale * images_ND @ texts_MD.T, place)
+            to_text = F.cross_entropy(SCALE * images_ND @ texts_MD.T, place)
             with torch.no_grad():
                 hits = (text_logits.argmax(dim=1) == of_texts).float().mean()
             total = to_prototype + text_loss + 0.5 * to_text
