@@ -20,10 +20,10 @@ def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "status", "reason"),
     [
-        (["fetch", "cifar"], "vlmoe data: no data set 'cifar'; there are"),
-        (["fetch", "demo", "--from", "."], "vlmoe data: dataset-fashion-mnist_.*deb is not in"),
+        (["fetch", "cifar"], 2, "vlmoe data: no data set 'cifar'; there are"),
+        (["fetch", "demo", "--from", "."], 1, "vlmoe data: dataset-fashion-mnist_.*deb is not in"),
     ],
 )
 def test_mistakes_are_one_line_on_stderr(
@@ -31,10 +31,11 @@ def test_mistakes_are_one_line_on_stderr(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
+    status: int,
     reason: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(arguments) == 1
+    assert run(arguments) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

@@ -10,15 +10,19 @@ from vlmoe_train.data.sources import DATASETS, PACKAGES, RECIPES, dataset_names
 
 
 def run(argv: list[str]) -> int:
-    """Run the command with the arguments after `data`; returns the exit status."""
+    """Exit status: 0 done, 1 a fetch failed, 2 bad usage."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "list":
         print(listing())
         return 0
     try:
         dataset_names(arguments.name)
+    except ValueError as error:
+        print(f"vlmoe data: {error}", file=sys.stderr)
+        return 2
+    try:
         fetch(arguments.name, arguments.to, source=arguments.source)
-    except (DataError, ValueError, OSError) as error:
+    except (DataError, OSError) as error:
         print(f"vlmoe data: {error}", file=sys.stderr)
         return 1
     return 0

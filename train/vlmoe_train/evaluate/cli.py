@@ -27,11 +27,12 @@ _HEADS: dict[str, tuple[Task, str]] = {
 
 
 def run(argv: list[str]) -> int:
-    """Run the command with the arguments after `eval`; returns the exit status."""
+    """Exit status: 0 done, 1 the evaluation failed, 2 bad usage."""
     arguments = _parser().parse_args(argv)
+    if arguments.limit is not None and arguments.limit < 1:
+        print(f"vlmoe eval: --limit must be positive, got {arguments.limit}", file=sys.stderr)
+        return 2
     try:
-        if arguments.limit is not None and arguments.limit < 1:
-            raise ValueError(f"--limit must be positive, got {arguments.limit}")
         runner = Runner.load(
             arguments.model, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads
         )
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> int:
     except (ModelError, DataError, RecipeError, ValueError, KeyError, OSError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         print(f"vlmoe eval: {reason}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, RecipeError) else 1
     if arguments.limit is not None:
         print(f"on at most {arguments.limit} test rows: recall is easier among fewer candidates")
     return 0

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from vlmoe_model.config import HeadConfig, ImageSpec
 from vlmoe_model.runner import Runner
-from vlmoe_train.data import load_samples
 from vlmoe_train.data.samples import Samples
+from vlmoe_train.datasets import load_samples
 from vlmoe_train.evaluate import drawing_features
 from vlmoe_train.evaluate.baselines import majority_by_group, question_lookup, subset, wanted_answers
 from vlmoe_train.evaluate.metrics import (
