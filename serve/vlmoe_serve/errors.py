@@ -12,7 +12,8 @@ ServeError
 ├── UnsupportedImage      415  not an image of an allowed format
 ├── InvalidField          422  the body is not what the task's schema says
 ├── Overloaded            429  predicted wait over the limit; retry later
-├── EngineUnavailable     503  the engine is starting, or does not come back
+├── EngineUnavailable     503  the engine does not come back
+│   ├── Starting          503  the model is being loaded
 │   ├── RequestFailed     503  the engine failed twice on this request alone
 │   ├── ShuttingDown      503  this server takes no new requests
 │   └── StoreUnavailable  503  the disk does not take or give what a collection needs
@@ -150,11 +151,18 @@ class Overloaded(ServeError):
 
 
 class EngineUnavailable(ServeError):
-    """The engine is starting, or does not come back."""
+    """The engine does not come back."""
 
     status = 503
     code = "engine_unavailable"
     grpc_code = "UNAVAILABLE"
+
+
+class Starting(EngineUnavailable):
+    """The model is being loaded."""
+
+    code = "starting"
+    retry_after_s = 1.0
 
 
 class RequestFailed(EngineUnavailable):

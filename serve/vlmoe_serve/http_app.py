@@ -1,0 +1,47 @@
+"""The HTTP door, put together.
+
+Exchange (ids, metrics, log) -> Gate (draining, keys) -> BodyLimit -> FastAPI (routes, errors)
+"""
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from vlmoe_serve.api_keys import ApiKeys
+from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
+from vlmoe_serve.http_collections import collection_routes
+from vlmoe_serve.http_errors import install_error_handlers
+from vlmoe_serve.http_exchange import Exchange
+from vlmoe_serve.http_gate import Gate
+from vlmoe_serve.http_limits import BodyLimit
+from vlmoe_serve.http_system import system_routes
+from vlmoe_serve.http_tasks import task_routes
+from vlmoe_serve.openapi import install_openapi
+from vlmoe_serve.service import Service
+from vlmoe_serve.tasks import TASKS
+
+_DESCRIPTION = """Questions about pictures, classification, embeddings and search.
+
+An image is base64, a `data:` URL, or the file itself in a form's field `image`. Every task route takes one input,
+or several in `inputs`, each of which is answered or fails alone.
+Errors are `{"error": {"code", "message", "param"}}`.
+"""
+
+
+def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIApp:
+    """Everything that answers HTTP."""
+    app = FastAPI(
+        title="vlmoe",
+        version="0.1.0",
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    app.include_router(task_routes(service, max_body_bytes))
+    app.include_router(collection_routes(service))
+    app.include_router(system_routes(service))
+    bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
+    install_openapi(app, [*bodies, PutCollectionRequest, UpsertRequest], keys=bool(keys))
+    limited = BodyLimit(app, max_body_bytes)
+    return Exchange(Gate(limited, service, keys), service.metrics)

@@ -1,0 +1,66 @@
+"""Every error of the HTTP door has one shape, whoever raised it: we, FastAPI, or the router."""
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from vlmoe_serve.errors import BadRequest, InvalidField, MethodNotAllowed, NotFound, ServeError, retry_after
+from vlmoe_serve.http_json import json_response
+from vlmoe_serve.service import error_body
+
+_log = logging.getLogger(__name__)
+# what nginx calls it; nobody sees this answer, the metrics and the log do
+CALLER_LEFT = 499
+
+
+def error_response(error: ServeError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that an error stands for."""
+    extra = dict(headers or {})
+    wait_s = retry_after(error)
+    if wait_s is not None:
+        extra["retry-after"] = str(wait_s)
+    if error.status == 401:
+        extra["www-authenticate"] = "Bearer"
+    return json_response({"error": error_body(error)}, status=error.status, headers=extra)
+
+
+def internal_error() -> Response:
+    """What callers see of a failure that nobody foresaw."""
+    return error_response(ServeError("internal error"))
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Let the app answer each kind of error in our shape."""
+
+    async def on_serve_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServeError)
+        return error_response(error)
+
+    async def on_validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        # the first part says where it stood: path, query or header
+        name = ".".join(str(part) for part in first["loc"][1:])
+        return error_response(InvalidField(f"{name}: {first['msg']}, got {first['input']!r:.80}", param=name))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            return error_response(NotFound("no such route; see /docs"))
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            return error_response(MethodNotAllowed(f"this route takes {allowed}"), error.headers)
+        return error_response(BadRequest(str(error.detail)), error.headers)
+
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        return Response(status_code=CALLER_LEFT)
+
+    app.add_exception_handler(ServeError, on_serve_error)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)

@@ -1,0 +1,69 @@
+"""The outermost layer of the HTTP door: request ids, metrics, one log line, and a net under everything.
+
+uvicorn -> Exchange -> Gate -> BodyLimit -> FastAPI
+"""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vlmoe_serve.http_errors import CALLER_LEFT, internal_error
+from vlmoe_serve.metrics import Metrics
+
+_log = logging.getLogger("vlmoe_serve.access")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Exchange:
+    """Counts, names and logs every request, and answers what raised unforeseen."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start_s = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        # an id that could not be a header or would break a log line is replaced, not refused
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        status = 0
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        self._metrics.on_start()
+        try:
+            try:
+                await self._app(scope, receive, named)
+            except Exception:
+                _log.exception("id=%s failed for a reason nobody foresaw", request_id)
+                if status == 0:
+                    await internal_error()(scope, receive, named)
+        finally:
+            seconds = time.perf_counter() - start_s
+            route, method = _route(scope), scope["method"]
+            if status in (0, CALLER_LEFT):
+                self._metrics.on_disconnect(route)
+            else:
+                self._metrics.on_answer(route, method, status, seconds)
+            # the route, not the path: names that users chose stay out of the log
+            _log.info(
+                "%s %s %d %.1f ms id=%s", method, route, status or CALLER_LEFT, 1000 * seconds, request_id
+            )
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern; every unknown path counts as one."""
+    return getattr(scope.get("route"), "path_format", None) or "other"

@@ -1,0 +1,89 @@
+"""No body larger than allowed gets in: refused by its declared length before it is read, or while it arrives.
+
+Pure ASGI, because it must stand between the socket and whoever reads the body.
+"""
+
+import asyncio
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vlmoe_serve.errors import BadRequest, PayloadTooLarge, ServeError
+from vlmoe_serve.http_errors import error_response
+
+# Closing a connection while bytes still arrive resets it, and the caller may lose the answer. So the answer
+# is sent, and what arrives is thrown away for a moment before the connection ends.
+_LINGER_S = 2.0
+
+
+class BodyLimit:
+    """Refuses bodies over `max_bytes` with 413."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, send, self._max_bytes)
+        error = self._by_length(Headers(scope=scope))
+        if error is None:
+            await self._app(scope, body.receive, body.send)
+        else:
+            body.refused = True
+            await error_response(error)(scope, receive, body.send)
+
+    def _by_length(self, headers: Headers) -> ServeError | None:
+        declared = headers.get("content-length")
+        if declared is None:
+            return None
+        if not (declared.isascii() and declared.isdigit()):
+            return BadRequest("content-length must be a whole number", param="content-length")
+        # no body has a length of 19 digits, and Python refuses to read a number of thousands
+        if len(declared) > 18 or int(declared) > self._max_bytes:
+            return too_large(self._max_bytes)
+        return None
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """The refusal."""
+    return PayloadTooLarge(f"the body is larger than the limit of {max_bytes} bytes", code="body_too_large")
+
+
+class _Body:
+    """One request's stream of bytes, counted."""
+
+    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+        self.refused = False
+        self._receive = receive
+        self._send = send
+        self._left = max_bytes
+        self._max_bytes = max_bytes
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.refused = True
+            raise too_large(self._max_bytes)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.refused and message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["connection"] = "close"
+        if self.refused and message["type"] == "http.response.body" and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
+        except TimeoutError:
+            return

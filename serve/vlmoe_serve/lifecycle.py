@@ -1,0 +1,172 @@
+"""The life of a server process: open, listen, load, serve, drain, end.
+
+    open files -> listen -> HTTP answers (readyz 503) -> engines load -> ready -> SIGTERM -> drain -> stop engines
+
+Whatever fails before the server is ready ends it with one line. The first SIGTERM or SIGINT drains; the second ends
+the process at once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from vlmoe_model.checkpoint.directory import open_directory
+from vlmoe_model.errors import CheckpointError
+from vlmoe_serve.api_keys import ApiKeys
+from vlmoe_serve.batcher import Batcher, BatcherOptions
+from vlmoe_serve.encode import EncodePool
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.http_app import create_app
+from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
+from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.models import Models, ServedModel
+from vlmoe_serve.option_sources import num_cores
+from vlmoe_serve.options import Options
+from vlmoe_serve.retrieval.manager import Collections
+from vlmoe_serve.retrieval.store import StoreError
+from vlmoe_serve.service import Limits, Service
+
+_log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Callers on a kept connection may have a request on its way while the last answer leaves.
+_LAST_REFUSALS_S = 0.05
+
+
+class StartError(RuntimeError):
+    """The server cannot start; one line for the user."""
+
+
+async def serve(options: Options) -> None:
+    """Serve until a signal says otherwise.
+
+    Raises:
+        StartError: anything that keeps the server from being ready.
+    """
+    keys = ApiKeys.load(options.api_key_file)
+    metrics = Metrics()
+    try:
+        models = Models([_open_model(options, choice.name, choice.path, metrics) for choice in options.model])
+        listener = listen(options.host, options.port)
+    except (CheckpointError, ListenError) as error:
+        raise StartError(str(error)) from error
+    with listener:
+        try:
+            collections = Collections(options.data_dir)
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
+        limits = Limits(max_image_pixels=options.max_image_pixels, max_queue_ms=options.max_queue_ms)
+        service = Service(models, collections, encode_pool, limits, metrics)
+        _watch(service)
+        server = HttpServer(create_app(service, keys, max_body_bytes=options.max_body_bytes))
+        try:
+            await _live(service, server, listener, options.drain_s)
+        finally:
+            await asyncio.gather(*(model.batcher.stop() for model in models))
+            encode_pool.close()
+            collections.close()
+
+
+def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> ServedModel:
+    directory = open_directory(path)
+    batcher = Batcher(
+        EngineOptions(
+            path=directory.path, device=options.device, dtype=options.dtype, threads=options.threads
+        ),
+        BatcherOptions(max_queue_ms=options.max_queue_ms),
+        observer=metrics.observer(name),
+    )
+    return ServedModel(name, directory, directory.processor(), batcher)
+
+
+def _watch(service: Service) -> None:
+    models = list(service.models)
+    watch = service.metrics.watch
+    watch(
+        "queue_depth",
+        "Inputs that wait for a batch.",
+        "model",
+        lambda: {m.name: m.batcher.num_waiting for m in models},
+    )
+    watch(
+        "engine_up",
+        "1 while the engine process is up.",
+        "model",
+        lambda: {m.name: m.batcher.alive for m in models},
+    )
+    watch("collection_items", "Items in a collection.", "collection", service.collections.sizes)
+
+
+async def _live(service: Service, server: HttpServer, listener: socket.socket, drain_s: float) -> None:
+    asked_to_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, _on_signal, service, asked_to_end, number)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    ending = asyncio.create_task(asked_to_end.wait())
+    try:
+        await _until_first(_start(service, url_of(listener)), ending)
+        if not asked_to_end.is_set():
+            await asyncio.wait((ending, serving), return_when=asyncio.FIRST_COMPLETED)
+        service.draining = True
+        await _drain(service, drain_s)
+    finally:
+        service.draining = True
+        ending.cancel()
+        server.end()
+        await serving
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _start(service: Service, url: str) -> None:
+    start_s = time.monotonic()
+    try:
+        await asyncio.gather(*(model.batcher.start() for model in service.models))
+    except EngineStartError as error:
+        raise StartError(str(error)) from error
+    for model in service.models:
+        info = model.batcher.info
+        service.metrics.on_model(model.name, info)
+        print(
+            f"model {model.name}: {info.model_id}, {info.num_parameters} parameters, {info.dtype} on {info.device}"
+        )
+    service.started = True
+    print(f"vlmoe is ready on {url} after {time.monotonic() - start_s:.1f} s", flush=True)
+
+
+async def _until_first(work: Coroutine[Any, Any, None], ending: asyncio.Task[bool]) -> None:
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    else:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def _drain(service: Service, drain_s: float) -> None:
+    start_s = time.monotonic()
+    idle = await service.idle(drain_s)
+    level = logging.INFO if idle else logging.WARNING
+    _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.num_in_flight)
+    await asyncio.sleep(_LAST_REFUSALS_S)
+
+
+def _on_signal(service: Service, asked_to_end: asyncio.Event, number: int) -> None:
+    if not asked_to_end.is_set():
+        _log.info("%s: no new requests, %d in flight", signal.Signals(number).name, service.num_in_flight)
+        service.draining = True
+        asked_to_end.set()
+        return
+    _log.warning("%s again: ending at once", signal.Signals(number).name)
+    for model in service.models:
+        if model.batcher.engine_pid is not None:
+            os.kill(model.batcher.engine_pid, signal.SIGKILL)
+    os._exit(128 + number)

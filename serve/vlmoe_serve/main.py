@@ -1,0 +1,41 @@
+"""`vlmoe serve`: from the command line to an exit code."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from vlmoe_serve.lifecycle import StartError, serve
+from vlmoe_serve.logs import configure_logs
+from vlmoe_serve.option_sources import UsageError, parse_options
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until a signal; 0 after a drain, 1 when the server cannot start, 2 for bad usage."""
+    try:
+        options = parse_options(argv, os.environ)
+    except UsageError as error:
+        return _failed(error, 2)
+    configure_logs()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(options))
+    except UsageError as error:
+        return _failed(error, 2)
+    except StartError as error:
+        return _failed(error, 1)
+    return 0
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        # not made for Windows; the standard loop serves as well, only slower
+        return None
+    return uvloop.Loop
+
+
+def _failed(error: Exception, code: int) -> int:
+    print(f"vlmoe serve: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,146 @@
+"""What the task routes take: requests checked by pydantic and shown in the OpenAPI document.
+
+A request is one input. A call with `inputs` carries a list of them beside the options that all of them share.
+Unknown fields are refused: a misspelt option that is silently ignored is a wrong answer.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+# A red square on white, 8x8.
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAJklEQVR42mP8//8/AzbAxIADsECok/LycCHzhw/x6SBdgpFkVwEAebAJCzoERz8A"
+    "AAAASUVORK5CYII="
+)
+MAX_TOP_K = 1000
+MAX_LABELS = 1000
+
+
+def _is_image(value: object) -> str | bytes:
+    if isinstance(value, str | bytes):
+        return value
+    raise PydanticCustomError("image", "Input should be a string: base64, or a data: URL")
+
+
+Image = Annotated[
+    # bytes only from multipart and gRPC: JSON has none
+    str | bytes,
+    PlainValidator(_is_image),
+    WithJsonSchema({"type": "string", "description": "base64, or a data: URL", "examples": [EXAMPLE_IMAGE]}),
+]
+Text = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[
+    str | None,
+    Field(description="Which served model; by default the first that has the task.", examples=["demo"]),
+]
+TopK = Annotated[int, Field(ge=1, description="How many of the best to answer with.")]
+
+
+class Strict(BaseModel):
+    """Nothing but the fields that are defined."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class VqaOptions(Strict):
+    """What the inputs of one /vqa call share."""
+
+    model: ModelName = None
+    top_k: TopK = 5
+
+
+class VqaRequest(VqaOptions):
+    """A question about a picture."""
+
+    image: Image
+    question: Text = Field(examples=["what shape is this?"])
+
+
+class ClassifyOptions(Strict):
+    """What the inputs of one /classify call share.
+
+    With `labels`, the input is compared with each of them in the embedding space (zero-shot).
+    """
+
+    model: ModelName = None
+    head: str | None = Field(
+        None, description="Which head; by default the first that takes this kind of input."
+    )
+    top_k: TopK = 5
+    labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_LABELS)] | None = None
+
+
+class ClassifyRequest(ClassifyOptions):
+    """A picture, a text or a pair of texts."""
+
+    image: Image | None = None
+    text: Text | None = None
+    text_pair: Text | None = Field(None, description="A second text, for heads that compare two.")
+
+
+class EmbedOptions(Strict):
+    """What the inputs of one /embed call share."""
+
+    model: ModelName = None
+
+
+class EmbedRequest(EmbedOptions):
+    """A picture or a text."""
+
+    image: Image | None = None
+    text: Text | None = None
+
+
+class RetrieveOptions(Strict):
+    """What the inputs of one /retrieve call share."""
+
+    model: ModelName = None
+    collection: str | None = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
+    rerank: Literal["auto"] | bool = Field(
+        "auto", description="Let a matching head order the best again; true needs a model that has one."
+    )
+    filter: dict[str, Any] | None = Field(
+        None,
+        description="A condition on the items' metadata.",
+        examples=[{"kind": "shoe", "year": {"gte": 1990}}],
+    )
+
+
+class RetrieveInput(RetrieveOptions):
+    """One query of several; the collection may be given once for all."""
+
+    image: Image | None = None
+    text: Text | None = Field(None, examples=["a sleeping cat"])
+
+
+class RetrieveRequest(RetrieveInput):
+    """A picture, a text, or both (their mean)."""
+
+    collection: str = Field(examples=["gallery"])
+
+
+class VqaBatch(VqaOptions):
+    """Several questions; each input fails alone."""
+
+    inputs: list[VqaRequest]
+
+
+class ClassifyBatch(ClassifyOptions):
+    """Several inputs; each fails alone."""
+
+    inputs: list[ClassifyRequest]
+
+
+class EmbedBatch(EmbedOptions):
+    """Several inputs; each fails alone."""
+
+    inputs: list[EmbedRequest]
+
+
+class RetrieveBatch(RetrieveOptions):
+    """Several queries; each fails alone."""
+
+    inputs: list[RetrieveInput]

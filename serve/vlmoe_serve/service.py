@@ -1,0 +1,261 @@
+"""What the doors share: every call is admitted, computed and answered here, whatever protocol it came by.
+
+    door -> admit -> run(task, body) -> task.run -> compute: encode (threads) -> batcher -> engine -> answer
+
+A body with `inputs` is answered input by input, each of which may fail alone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from vlmoe_model.inputs import Job
+from vlmoe_serve.answers import ErrorAnswer, ErrorBody, Result
+from vlmoe_serve.call import Call
+from vlmoe_serve.encode import EncodePool
+from vlmoe_serve.errors import (
+    DeadlineExceeded,
+    InvalidField,
+    Overloaded,
+    PayloadTooLarge,
+    ServeError,
+    ShuttingDown,
+    Starting,
+)
+from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.models import Models, ServedModel
+from vlmoe_serve.retrieval.manager import Collections
+from vlmoe_serve.tasks import TASKS
+from vlmoe_serve.tasks.base import Computed
+from vlmoe_serve.validation import check
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a caller may ask for."""
+
+    max_image_pixels: int
+    max_queue_ms: float
+    max_inputs: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The answers to a call with `inputs`, in their order."""
+
+    results: list[Result]
+
+
+class Service:
+    """All tasks over all models and collections."""
+
+    def __init__(
+        self,
+        models: Models,
+        collections: Collections,
+        encode_pool: EncodePool,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self.models = models
+        self.collections = collections
+        self.limits = limits
+        self.metrics = metrics
+        self.started = False
+        self.draining = False
+        self._encode_pool = encode_pool
+        self._num_in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def ready(self) -> bool:
+        """Every engine has passed a real forward and makes progress, and new calls are taken."""
+        return self.started and not self.draining and all(model.batcher.ready for model in self.models)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that a door has taken and not yet answered."""
+        return self._num_in_flight
+
+    @contextlib.contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """A door is answering a request: draining waits for it."""
+        self._num_in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_in_flight -= 1
+            if self._num_in_flight == 0:
+                self._idle.set()
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no request is in flight; False if some still are after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def admit(self, call: Call) -> None:
+        """Whether there is any point in reading the body.
+
+        Raises:
+            ShuttingDown, Starting, Overloaded
+        """
+        self.admit_started()
+        wait_ms = self._encode_pool.wait_ms + min(
+            model.batcher.wait_ms(call.priority) for model in self.models
+        )
+        limit_ms = self.limits.max_queue_ms
+        if wait_ms > limit_ms:
+            raise Overloaded(
+                f"the predicted wait is {wait_ms:.0f} ms, the limit is {limit_ms:.0f} ms",
+                retry_after_s=(wait_ms - limit_ms) / 1000,
+            )
+
+    def admit_started(self) -> None:
+        """Whether models are there at all.
+
+        Raises:
+            ShuttingDown, Starting
+        """
+        if self.draining:
+            raise ShuttingDown("the server is shutting down")
+        if not self.started:
+            raise Starting("the model is being loaded")
+
+    async def run(self, name: str, body: object, call: Call, *, strict: bool = True) -> Result | Results:
+        """Answer a task's body, one input or several.
+
+        Args:
+            name: of the task.
+            body: as parsed.
+            call: who asks.
+            strict: False for forms, where every value is text.
+        """
+        task = TASKS[name]
+        if not isinstance(body, dict) or "inputs" not in body:
+            request = check(task.request, body, strict=strict)
+            return await self.guarded(lambda: task.run(request, self.desk(call)), call)
+        shared = {key: value for key, value in body.items() if key != "inputs"}
+        check(task.options, shared, strict=strict)
+        inputs = checked_list(body["inputs"], "inputs", self.limits.max_inputs)
+
+        async def one(position: int, fields: object) -> Result:
+            prefix = f"inputs.{position}."
+            try:
+                merged = {**shared, **fields} if isinstance(fields, dict) else fields
+                request = check(task.request, merged, strict=strict, prefix=prefix)
+                return await self.guarded(lambda: task.run(request, self.desk(call)), call, prefix)
+            except ServeError as error:
+                return ErrorAnswer(error=error_body(error))
+
+        return Results(await self.gather([one(position, fields) for position, fields in enumerate(inputs)]))
+
+    async def guarded(self, work: Callable[[], Awaitable[T]], call: Call, prefix: str = "") -> T:
+        """Await one input's work under the call's deadline; errors name the field below `prefix`.
+
+        Raises:
+            ServeError: nothing else, if the input is one of several; an unknown failure is logged and hidden.
+        """
+        try:
+            async with asyncio.timeout(
+                None if call.deadline_s is None else call.deadline_s - time.monotonic()
+            ):
+                return await work()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was there") from None
+        except ServeError as error:
+            if error.param is not None:
+                error.param = prefix + error.param
+            raise
+        except Exception as error:
+            if not prefix:
+                raise
+            _log.exception("an input failed for a reason nobody foresaw")
+            raise ServeError("internal error") from error
+
+    async def gather(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """All results in order; when this call ends early, nothing of it keeps running."""
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def compute(
+        self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
+    ) -> Computed:
+        """Encode in a worker thread, then run the jobs in the model's engine."""
+        start_s = time.monotonic()
+        jobs = await self._encode_pool.run(encode, call.deadline_s)
+        encode_ms = 1000 * (time.monotonic() - start_s)
+        outcome = await call.pacer.run(
+            lambda: model.batcher.submit(jobs, priority=call.priority, deadline_s=call.deadline_s)
+        )
+        call.timings.model_id = call.timings.model_id or model.info.model_id
+        call.timings.add(encode_ms, outcome.queue_ms, outcome.forward_ms, outcome.batch_tokens)
+        self.metrics.on_encoded(encode_ms)
+        return Computed(jobs, outcome.outputs)
+
+    def desk(self, call: Call) -> "CallDesk":
+        """What a task works with during a call."""
+        return CallDesk(self, call)
+
+
+@dataclass(frozen=True, slots=True)
+class CallDesk:
+    """The service as one call's task sees it."""
+
+    service: Service
+    call: Call
+
+    @property
+    def models(self) -> Models:
+        """The served models."""
+        return self.service.models
+
+    @property
+    def collections(self) -> Collections:
+        """The stored collections."""
+        return self.service.collections
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Largest allowed picture."""
+        return self.service.limits.max_image_pixels
+
+    async def compute(self, model: ServedModel, encode: Callable[[], tuple[Job, ...]]) -> Computed:
+        """Run `encode` in a worker thread and its jobs in the model's engine."""
+        return await self.service.compute(model, encode, self.call)
+
+
+def checked_list(value: object, param: str, most: int) -> list[object]:
+    """A list of 1 to `most`.
+
+    Raises:
+        InvalidField: no list, or an empty one. PayloadTooLarge: a longer one.
+    """
+    if not isinstance(value, list) or not value:
+        raise InvalidField(f"{param} must be a list of 1 to {most}", param=param)
+    if len(value) > most:
+        raise PayloadTooLarge(
+            f"{param} has {len(value)} entries, the limit is {most}", param=param, code=f"too_many_{param}"
+        )
+    return value
+
+
+def error_body(error: ServeError) -> ErrorBody:
+    """An error as callers see it."""
+    return ErrorBody(code=error.code, message=error.message, param=error.param)
