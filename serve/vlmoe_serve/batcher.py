@@ -215,7 +215,8 @@ class Batcher:
         return entry
 
     def _leave(self, entry: Entry) -> None:
-        if entry.answer.cancel():
+        entry.answer.cancel()
+        if entry.answer.cancelled():
             self._observer.on_drop("cancelled")
         self._dispatcher.discard(entry)
         del self._open[entry.ticket.id]

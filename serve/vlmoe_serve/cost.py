@@ -58,8 +58,8 @@ def prior(samples: Sequence[Sample]) -> CostModel:
     return CostModel(0.2 * max(first.ms, 1e-3), token_ms, token_ms / _EVEN_LENGTH)
 
 
-def fit(samples: Sequence[Sample], start: CostModel, *, trust: float = 0.3) -> CostModel:
-    """Least squares on relative errors, pulled towards `start` with the weight of a few samples.
+def fit(samples: Sequence[Sample], start: CostModel, *, trust: float = 0.05) -> CostModel:
+    """Least squares on relative errors, pulled towards `start` where the samples leave it open.
 
     Relative, because a batch of one should be predicted as well as a batch of a hundred.
     """

@@ -58,7 +58,7 @@ class Child:
 
     @classmethod
     async def spawn(cls, threads: int) -> "Child":
-        """Start the process. Call it in the loop's thread: Linux ends a child with the thread that made it."""
+        """Start the process. Call it in the loop's thread: Linux ends a child with its maker thread."""
         ours, theirs = socket.socketpair()
         arenas = [Arena() for _ in range(DEPTH)]
         try:
@@ -150,17 +150,17 @@ class Child:
             self.alive = False
             watchdog.cancel()
 
-    async def bury(self) -> str:
+    async def bury(self, grace_s: float = _EXIT_GRACE_S) -> str:
         """Hang up, wait for the end of the process, free all, fail what it left unanswered; how it ended.
 
-        An idle process leaves by itself when we hang up; one that does not is killed after a moment.
+        An idle process leaves by itself when we hang up; one that has not left after `grace_s` is killed.
         """
         self.alive = False
         self._writer.close()
         try:
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
-            return await self._how_it_ended()
+            return await self._how_it_ended(grace_s)
         finally:
             self._process.kill()
             self._process.wait()
@@ -194,8 +194,8 @@ class Child:
                 self._kill(f"gave no answer for {hang_s:g} s and was killed")
                 return
 
-    async def _how_it_ended(self) -> str:
-        give_up_s = time.monotonic() + _EXIT_GRACE_S
+    async def _how_it_ended(self, grace_s: float = _EXIT_GRACE_S) -> str:
+        give_up_s = time.monotonic() + grace_s
         while self._process.poll() is None and time.monotonic() < give_up_s:
             await asyncio.sleep(_POLL_S)
         if self._process.poll() is None:

@@ -5,7 +5,7 @@ poisonous one fails alone and its neighbours are answered. A batch that raised g
 would raise again.
 """
 
-import functools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,28 +64,38 @@ async def run_groups(
         if len(live) == 1 or isinstance(failure, EngineDown):
             for index in live:
                 results[index] = failure
-            return results
-        for index in live:
-            results[index] = await _run_alone(engine, groups[index], functools.partial(wanted, index))
-        return results
+        else:
+            await _one_by_one(engine, groups, live, wanted, results)
+        break
     return results
 
 
-async def _run_alone(
-    engine: Runs, group: tuple[Job, ...], wanted: Callable[[], bool]
-) -> GroupDone | EngineFailure | None:
-    while wanted():
+async def _one_by_one(
+    engine: Runs,
+    groups: Sequence[tuple[Job, ...]],
+    live: Sequence[int],
+    wanted: Callable[[int], bool],
+    results: list[GroupDone | EngineFailure | None],
+) -> None:
+    waiting = deque(live)
+    num_deaths = dict.fromkeys(live, 0)
+    while waiting:
+        index = waiting.popleft()
+        if not wanted(index):
+            continue
         try:
-            done = await engine.run(group)
+            done = await engine.run(groups[index])
         except EngineDied as death:
-            # It was in every batch that died, and now alone: once is enough.
-            if death.suspect:
-                return death
+            num_deaths[index] += death.suspect
+            if num_deaths[index] < _MAX_DEATHS:
+                # Behind the others: they are answered before it can do more harm.
+                waiting.append(index)
+            else:
+                results[index] = death
         except (BatchFailed, EngineDown) as error:
-            return error
+            results[index] = error
         else:
-            return GroupDone(_arrays(done.outputs), done.forward_ms, alone=True)
-    return None
+            results[index] = GroupDone(_arrays(done.outputs), done.forward_ms, alone=True)
 
 
 def _share_out(

@@ -97,7 +97,8 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._lives
         if self._child is not None:
-            await self._child.bury()
+            # Busy, it would not notice that we hung up until its batch is done.
+            await self._child.bury(grace_s=0.0 if self.busy_s > 0 else 2.0)
             self._child = None
         self._changed.set()
 

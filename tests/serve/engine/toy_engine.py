@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vlmoe_model.inputs import Example, Job
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 
-EXIT, HANG, RAISE, WAIT_ONCE, SLOW = range(1001, 1006)
+EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
 
 
 class ToyEngine:
@@ -46,8 +46,9 @@ class ToyEngine:
             time.sleep(600)
         if trouble == RAISE:
             raise KeyError("no such head")
-        if trouble == SLOW:
-            time.sleep(0.2)
+        if trouble == HOLD:
+            while not (self._directory / "go").exists():
+                time.sleep(0.002)
         mark = self._directory / "waiting"
         if trouble == WAIT_ONCE and not mark.exists():
             # Written aside and renamed: whoever sees the file sees the whole pid.

@@ -1,0 +1,146 @@
+import dataclasses
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmoe_serve.cost import CostModel
+from vlmoe_serve.pending import AGEING_S, PATIENCE_S, Budget, Pending
+from vlmoe_serve.ticket import PRIORITIES, Priority, Ticket, Work
+
+BUDGET = Budget(CostModel(1.0, 0.1, 0.0), max_ms=11.0, max_tokens=80)
+assert BUDGET.allows(Work(80, 0))
+assert not BUDGET.allows(Work(81, 0))
+
+
+def ticket(
+    number: int,
+    tokens: int = 10,
+    *,
+    arrival_s: float = 0.0,
+    priority: Priority = "normal",
+    deadline_s: float | None = None,
+) -> Ticket:
+    return Ticket(number, (), Work(tokens, tokens * tokens), arrival_s, priority, deadline_s)
+
+
+tickets = st.lists(
+    st.builds(
+        ticket,
+        st.just(0),
+        st.integers(1, 120),
+        arrival_s=st.floats(0, 10),
+        priority=st.sampled_from(PRIORITIES),
+        deadline_s=st.none() | st.floats(0, 20),
+    ),
+    max_size=40,
+).map(lambda drawn: [dataclasses.replace(one, id=number) for number, one in enumerate(drawn)])
+
+
+def queue(*waiting: Ticket) -> Pending:
+    pending = Pending()
+    for one in waiting:
+        pending.add(one)
+    return pending
+
+
+def ids(found: tuple[Ticket, ...]) -> list[int]:
+    return [one.id for one in found]
+
+
+@given(tickets, st.sets(st.integers(0, 39)), st.lists(st.floats(0, 5), min_size=1, max_size=5))
+def test_every_ticket_comes_out_exactly_once(
+    waiting: list[Ticket], gone: set[int], steps: list[float]
+) -> None:
+    pending = queue(*waiting)
+    out: Counter[int] = Counter()
+    for number in gone:
+        if pending.discard(number):
+            out[number] += 1
+    now_s, round_number = 10.0, 0
+    while len(pending):
+        now_s += steps[round_number % len(steps)]
+        round_number += 1
+        before = len(pending)
+        cut = pending.cut(now_s, BUDGET)
+        assert not gone.intersection(ids(cut.tickets)), "a cancelled ticket was cut"
+        assert all(one.deadline_s is None or one.deadline_s > now_s for one in cut.tickets), (
+            "an expired one was cut"
+        )
+        assert all(one.deadline_s is not None and one.deadline_s <= now_s for one in cut.expired)
+        assert cut.work == sum((one.work for one in cut.tickets), Work())
+        assert BUDGET.allows(cut.work) or len(cut.tickets) == 1
+        out.update(ids(cut.tickets + cut.expired))
+        assert len(pending) < before, "a cut that took nothing would wait for ever"
+    assert out == Counter(one.id for one in waiting)
+    assert pending.work == Work()
+
+
+@given(tickets, st.floats(0, 10))
+def test_the_first_of_a_cut_is_the_most_urgent_there_is(waiting: list[Ticket], now_s: float) -> None:
+    young = [dataclasses.replace(one, arrival_s=now_s) for one in waiting]
+    alive = [one for one in young if one.deadline_s is None or one.deadline_s > now_s]
+
+    def urgency(one: Ticket) -> tuple[int, float]:
+        due_s = now_s + PATIENCE_S if one.deadline_s is None else one.deadline_s
+        return PRIORITIES.index(one.priority), due_s
+
+    cut = queue(*young).cut(now_s, BUDGET)
+    assert bool(cut.tickets) == bool(alive)
+    if alive:
+        assert urgency(cut.tickets[0]) == min(map(urgency, alive))
+
+
+@given(tickets)
+def test_the_queue_knows_what_a_newcomer_waits_for(waiting: list[Ticket]) -> None:
+    pending = queue(*waiting)
+    for rank, priority in enumerate(PRIORITIES):
+        ahead = [one.work for one in waiting if PRIORITIES.index(one.priority) <= rank]
+        assert pending.work_ahead_of(priority) == sum(ahead, Work())
+
+
+def test_a_large_ticket_does_not_hold_up_small_ones() -> None:
+    pending = queue(ticket(0, 50), ticket(1, 60), ticket(2, 20), ticket(3, 10))
+    assert ids(pending.cut(0.0, BUDGET).tickets) == [0, 2, 3]
+    assert ids(pending.cut(0.0, BUDGET).tickets) == [1]
+
+
+def test_a_ticket_over_the_budget_goes_alone() -> None:
+    pending = queue(ticket(0, 500), ticket(1, 10))
+    assert ids(pending.cut(0.0, BUDGET).tickets) == [0]
+    assert ids(pending.cut(0.0, BUDGET).tickets) == [1]
+
+
+def test_an_old_ticket_moves_up_a_class_at_a_time() -> None:
+    old = ticket(0, 80, priority="batch")
+    for waited_s, others, first in [
+        (0.5 * AGEING_S, "normal", 1),
+        (1.5 * AGEING_S, "normal", 0),
+        (1.5 * AGEING_S, "interactive", 1),
+        (2.5 * AGEING_S, "interactive", 0),
+    ]:
+        pending = queue(old, ticket(1, 80, arrival_s=waited_s, priority=others, deadline_s=PATIENCE_S + 1))
+        assert ids(pending.cut(waited_s, BUDGET).tickets) == [first], (waited_s, others)
+
+
+def test_nothing_starves_behind_a_stream_of_urgent_tickets() -> None:
+    pending = queue(ticket(0, 80, priority="batch"))
+    for step in range(1, 1000):
+        now_s = 0.1 * step
+        pending.add(ticket(step, 80, arrival_s=now_s, priority="interactive", deadline_s=now_s + 1.0))
+        if 0 in ids(pending.cut(now_s, BUDGET).tickets):
+            assert now_s < 2 * PATIENCE_S
+            return
+    pytest.fail("the old ticket was never cut")
+
+
+def test_the_same_ticket_cannot_wait_twice() -> None:
+    with pytest.raises(ValueError, match="ticket 4 is already waiting"):
+        queue(ticket(4), ticket(4))
+
+
+def test_discarding_what_does_not_wait_changes_nothing() -> None:
+    pending = queue(ticket(1))
+    assert not pending.discard(2)
+    assert len(pending) == 1
