@@ -19,6 +19,9 @@ DEFAULT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 DEFAULT_MAX_PIXELS = 64_000_000
 # Pillow's resize takes 32 bytes a source column: an image one pixel high could take gigabytes.
 MAX_SIDE = 65_535
+# Pillow walks through a file's parts in Python. Millions of empty parts would keep it busy for many seconds; a real
+# picture of the largest size takes some ten thousand reads.
+_MAX_READS = 200_000
 
 # BMP is not listed: two letters are no proof that a file meant to be one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
@@ -51,12 +54,12 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
         # Pillow's WebP plugin allocates the canvas when it opens the file, before its size can be asked for
         _check_size(canvas, max_pixels)
     try:
-        image = Image.open(BytesIO(data), formats=DEFAULT_FORMATS)
+        image = Image.open(_Source(data), formats=DEFAULT_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\d+", str(error))
         count = pixels.group() if pixels else "too many"
         raise ImageTooLargeError(f"the image has {count} pixels; at most {max_pixels} are allowed") from error
-    except MemoryError:
+    except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything on hostile bytes
         name = _signature(data)
@@ -74,7 +77,7 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
             # Pillow may enlarge an animation's frame to its declared canvas while loading
             _check_size(image.size, max_pixels)
             return _upright(image, _to_rgb(image))
-        except (ImageTooLargeError, MemoryError):
+        except (ImageTooLargeError, BrokenImageError, MemoryError):
             raise
         except Exception as error:  # as above
             raise BrokenImageError(f"the {kind} image does not decode: {_reason(error)}") from error
@@ -99,6 +102,20 @@ def prepare(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
     square = Image.new("RGB", size, ground)
     square.paste(content, ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
     return np.array(square)
+
+
+class _Source(BytesIO):
+    """The bytes of one image, to be read in a limited number of pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = _MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise BrokenImageError(f"the image consists of more than {_MAX_READS} pieces")
+        return super().read(size)
 
 
 def _content(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[int, int, int, int], tuple[int, int, int]]:
