@@ -186,7 +186,8 @@ class Supervisor:
         try:
             return child, await child.handshake(self._load, self._options.start_timeout_s)
         except BaseException:
-            await child.bury()
+            # While it loads it would not notice that we hung up, and its reason is known by now.
+            await child.bury(grace_s=0.0)
             raise
 
     def _enter(self, child: Child) -> None:

@@ -1,0 +1,142 @@
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vlmoe_model.checkpoint.weights import save
+from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.inputs import Example, Job
+from vlmoe_model.network import VLMoE
+from vlmoe_model.runner import Runner
+from vlmoe_model.tokenizer import train_wordpiece
+from vlmoe_serve.engine import ENGINES
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.engine.protocol import BatchDone
+from vlmoe_serve.engine.supervisor import Supervisor
+from vlmoe_serve.engine.torch_engine import load
+
+IMAGE = ImageSpec(size=16)
+CONFIG = ModelConfig(
+    dim=16,
+    num_layers=2,
+    num_heads=2,
+    ffn_dim=32,
+    vocab_size=120,
+    image_size=16,
+    patch_size=4,
+    max_text=12,
+    moe_blocks=(1,),
+    num_experts=4,
+    vl_start=1,
+    heads=(
+        HeadConfig(name="questions", task="vqa", out_dim=3, image=IMAGE, max_text=12),
+        HeadConfig(name="shapes", task="image_classification", out_dim=2, image=IMAGE, max_text=0),
+        HeadConfig(name="entailment", task="text_classification", out_dim=2, image=None, max_text=12),
+        HeadConfig(name="matching", task="contrastive", out_dim=6, image=IMAGE, max_text=8),
+    ),
+)
+LABELS = {"questions": ["yes", "no", "circle"], "shapes": ["round", "square"], "entailment": ["no", "yes"]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    torch.manual_seed(0)
+    tokenizer = train_wordpiece(["what shape is in the image", "is there a red circle"], 100)
+    save(directory, CONFIG, VLMoE(CONFIG).state_dict(), tokenizer, LABELS)
+    return directory
+
+
+def options_for(checkpoint: Path) -> EngineOptions:
+    return EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1)
+
+
+def jobs() -> list[Job]:
+    rng = np.random.default_rng(0)
+
+    def image() -> Any:
+        return rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+    def text(length: int) -> Any:
+        return np.array([2, *rng.integers(5, 60, length - 2), 3], np.int32)
+
+    return [
+        Job("questions", Example(image(), text(9))),
+        Job("matching", Example(tokens=text(6))),
+        Job("shapes", Example(image())),
+        Job("entailment", Example(tokens=text(12))),
+        Job("matching", Example(image())),
+        Job("questions", Example(image(), text(4))),
+    ]
+
+
+def with_engine(checkpoint: Path, use: Callable[[Supervisor], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(120):
+            supervisor = Supervisor(ENGINES["torch"], options_for(checkpoint))
+            await supervisor.start()
+            try:
+                await use(supervisor)
+            finally:
+                await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_the_process_answers_bit_for_bit_what_the_runner_answers_here(checkpoint: Path) -> None:
+    threads = torch.get_num_threads()
+    runner = Runner.load(checkpoint, dtype="fp32", threads=1)
+    expected = runner.run(jobs())
+    torch.set_num_threads(threads)
+
+    def check(done: BatchDone, numbers: list[int]) -> None:
+        for block, number in zip(done.outputs, numbers, strict=True):
+            np.testing.assert_array_equal(np.frombuffer(block, np.float32), expected[number])
+
+    async def use(supervisor: Supervisor) -> None:
+        check(await supervisor.run(jobs()), list(range(6)))
+        check(await supervisor.run(jobs()[:1]), [0])
+        facts = supervisor.info.facts
+        assert (facts.dtype, facts.device, facts.patch_size) == ("fp32", "cpu", 4)
+        assert facts.num_parameters == runner.num_parameters
+        assert facts.logit_scale == runner.logit_scale
+        assert facts.model_id.startswith("m-")
+        assert facts.space_id is not None
+
+    with_engine(checkpoint, use)
+
+
+def test_the_warm_up_touches_every_head(checkpoint: Path) -> None:
+    threads = torch.get_num_threads()
+    engine = load(options_for(checkpoint))
+    first, *others = engine.warm_up_batches()
+    assert {job.head for job in first} == {head.name for head in CONFIG.heads}
+    for batch in (first, *others):
+        assert len(engine.run(batch)) == len(batch)
+    torch.set_num_threads(threads)
+
+
+def test_a_broken_checkpoint_is_refused_with_one_line_that_names_the_file(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    for file in checkpoint.rglob("*"):
+        target = tmp_path / file.relative_to(checkpoint)
+        if file.is_dir():
+            target.mkdir()
+        else:
+            target.write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(EngineStartError, match=r"model\.safetensors") as error:
+        asyncio.run(Supervisor(ENGINES["torch"], options_for(tmp_path)).start())
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_dtype_is_refused_with_what_is_allowed(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of auto, fp32, bf16"):
+        load(EngineOptions(checkpoint, dtype="fp8"))
