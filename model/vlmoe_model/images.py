@@ -39,6 +39,7 @@ _UPRIGHT = {
 # How far a channel must be from the border's colour to count as content, and the margin left around it.
 _CONTENT_THRESHOLD = 16
 _CONTENT_MARGIN = 0.02
+_BAND = 64
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -125,12 +126,29 @@ def _content(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[int, int, int, int], 
     ground = np.median(border, axis=0).astype(np.int16)
     low = np.clip(ground - _CONTENT_THRESHOLD, 0, 255).astype(np.uint8)
     high = np.clip(ground + _CONTENT_THRESHOLD, 0, 255).astype(np.uint8)
-    differs = ((pixels < low) | (pixels > high)).any(axis=2)
-    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
     red, green, blue = (int(channel) for channel in ground)
-    if not len(rows):
+    rows = _extent(pixels, low, high)
+    if rows is None:
         return (0, 0, width, height), (red, green, blue)
-    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), (red, green, blue)
+    columns = _extent(pixels[slice(*rows)].swapaxes(0, 1), low, high) or (0, width)
+    return (columns[0], rows[0], columns[1], rows[1]), (red, green, blue)
+
+
+def _extent(
+    pixels: npt.NDArray[np.uint8], low: npt.NDArray[np.uint8], high: npt.NDArray[np.uint8]
+) -> tuple[int, int] | None:
+    """Begin and end, along axis 0, of what leaves [low, high]. Goes in from both ends: a photo stops it at once."""
+
+    def hits(start: int) -> npt.NDArray[np.intp]:
+        band = pixels[start : start + _BAND]
+        return start + np.flatnonzero(((band < low) | (band > high)).any(axis=(1, 2)))
+
+    starts = range(0, len(pixels), _BAND)
+    first = next((found[0] for found in map(hits, starts) if len(found)), None)
+    if first is None:
+        return None
+    last = next(found[-1] for found in map(hits, reversed(starts)) if len(found))
+    return int(first), int(last) + 1
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

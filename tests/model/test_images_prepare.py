@@ -36,6 +36,18 @@ def test_content_crop_does_not_depend_on_where_the_drawing_lies() -> None:
     np.testing.assert_array_equal(drawing(5, 5), drawing(60, 50))
 
 
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1, 1), (63, 64, 65, 129), (130, 1, 199, 150), (0, 0, 200, 150), (64, 63, 128, 64)]
+)
+def test_the_content_box_is_exact_in_images_of_many_bands(box: tuple[int, int, int, int]) -> None:
+    whole = Image.new("RGB", (400, 350), "white")
+    whole.paste("black", tuple(100 + side for side in box))
+    tight = Image.new("RGB", (box[2] - box[0] + 80, box[3] - box[1] + 80), "white")
+    tight.paste("black", (40, 40, tight.width - 40, tight.height - 40))
+    spec = ImageSpec(size=24, crop="content")
+    np.testing.assert_array_equal(prepare(whole, spec), prepare(tight, spec))
+
+
 def test_content_crop_keeps_the_aspect_on_the_border_colour() -> None:
     image = Image.new("RGB", (100, 80), (10, 200, 30))
     image.paste((255, 0, 0), (20, 30, 80, 50))
