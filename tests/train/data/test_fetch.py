@@ -73,8 +73,14 @@ def test_a_missing_archive_is_named_with_its_command(tmp_path: Path, packages: P
     ("dataset", "name"), [("fashion_mnist", "apt-get"), ("emoji", "npm"), ("easy_vqa", "pip")]
 )
 def test_a_missing_client_is_named(
-    tmp_path: Path, clients: Path, packages: Packages, dataset: str, name: str
+    tmp_path: Path,
+    clients: Path,
+    packages: Packages,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str,
+    name: str,
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(DataError, match=f"needs the client '{name}', which is not installed; .*--from DIR"):
         fetch(dataset, tmp_path / "data", say=str, packages=packages[1])
 
@@ -93,6 +99,17 @@ def test_the_client_downloads_the_pinned_version(tmp_path: Path, clients: Path, 
     assert (tmp_path / "asked").read_text().split()[-2:] == ["--quiet=2", package.spec]
     assert (package_dir(tmp_path / "data", "fashion-mnist") / "usr").is_dir()
     assert os.getcwd() == before
+
+
+def test_an_environments_own_pip_will_do(
+    tmp_path: Path, clients: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = packages
+    archive = folder / table["easy-vqa"].archive
+    client(clients, "python", f'echo "$@" > {tmp_path}/asked; /bin/cp "{archive}" .')
+    monkeypatch.setattr("sys.executable", str(clients / "python"))
+    fetch("easy_vqa", tmp_path / "data", say=str, packages=table)
+    assert (tmp_path / "asked").read_text().startswith("-m pip download ")
 
 
 def test_a_failing_client_is_one_line_with_its_reason(

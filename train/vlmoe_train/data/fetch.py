@@ -6,8 +6,10 @@ A package that is already there with the same checksum is left alone.
 """
 
 import hashlib
+import importlib.util
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +104,10 @@ def _command_text(package: Package) -> str:
 
 def _download(package: Package, folder: Path) -> Path:
     command = _COMMANDS[package.client]
-    if shutil.which(command[0]) is None:
+    if shutil.which(command[0]) is None and command[0] == "pip" and importlib.util.find_spec("pip"):
+        # an environment's own pip, when the environment is not activated
+        command = (sys.executable, "-m", *command)
+    elif shutil.which(command[0]) is None:
         raise DataError(
             f"{package.name} needs the client {command[0]!r}, which is not installed; "
             f"give a folder that holds {package.archive} with --from DIR"

@@ -91,7 +91,8 @@ def jsonl(file: str) -> Suite:
 
     `{split}` in its name stands for the split.
     """
-    name = Path(file.replace("{split}", "")).stem.strip("-_. ") or Path(file).parent.name
+    stem = Path(file).name.removesuffix(".jsonl").replace("{split}", "").strip("-_. ")
+    name = stem or Path(file).parent.name or "own"
 
     def run(request: Request) -> list[Score]:
         if request.head.task == "contrastive":
