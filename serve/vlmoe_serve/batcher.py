@@ -31,8 +31,9 @@ _MIN_RETRY_S = 0.05
 class BatcherOptions:
     """Limits of batches and of the queue.
 
-    max_batch_ms: predicted forward time of one batch. max_batch_tokens: its memory. One job alone may exceed
-    both. max_queue_ms: predicted wait over which a newcomer is refused.
+    max_batch_ms: predicted forward time of one batch (more where its fixed cost alone is a large part of
+    that). max_batch_tokens: its memory. One job alone may exceed both. max_queue_ms: predicted wait over
+    which a newcomer is refused.
     """
 
     max_batch_ms: float = 100.0

@@ -87,8 +87,8 @@ class Estimator:
         self.model = fit(samples, self._start)
 
     def observe(self, sample: Sample) -> None:
-        """Take in one batch; every few of them the model follows."""
+        """Take in one batch; the model follows each of the first ones, then every few."""
         self._samples.append(sample)
         self._num_seen += 1
-        if self._num_seen % self._REFIT_EVERY == 0:
+        if self._num_seen <= self._REFIT_EVERY or self._num_seen % self._REFIT_EVERY == 0:
             self.model = fit(tuple(self._samples), self._start)

@@ -24,6 +24,10 @@ from vlmoe_serve.ticket import Outcome, Priority, Ticket
 
 _log = logging.getLogger(__name__)
 
+# A batch may cost this many times its fixed part, whatever the limit in milliseconds: on a slow machine a
+# short batch would spend its time on being a batch.
+_MIN_FIXED_COSTS = 16
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
@@ -72,13 +76,14 @@ class Dispatcher:
     @property
     def budget(self) -> Budget:
         """What one batch may cost, by what is known now."""
-        return Budget(self.estimator.model, self._max_batch_ms, self._max_batch_tokens)
+        cost = self.estimator.model
+        return Budget(cost, max(self._max_batch_ms, _MIN_FIXED_COSTS * cost.fixed_ms), self._max_batch_tokens)
 
     def wait_ms(self, priority: Priority) -> float:
         """Predicted wait of a newcomer of this class."""
         running_ms = max(0.0, 1000 * (self._head_ends_s() - time.monotonic())) if self._flights else 0.0
         prepared_ms = sum(flight.predicted_ms for flight in itertools.islice(self._flights, 1, None))
-        queued_ms = self.estimator.model.drain_ms(self.pending.work_ahead_of(priority), self._max_batch_ms)
+        queued_ms = self.estimator.model.drain_ms(self.pending.work_ahead_of(priority), self.budget.max_ms)
         return running_ms + prepared_ms + queued_ms
 
     def add(self, entry: Entry) -> None:
@@ -119,6 +124,7 @@ class Dispatcher:
                 now_s,
                 num_in_flight=len(self._flights),
                 head_ends_s=self._head_ends_s() if self._flights else now_s,
+                head_s=self._flights[0].predicted_ms / 1000 if self._flights else 0.0,
                 is_full=not self.budget.allows(self.pending.work),
             )
             if release is None:
