@@ -69,9 +69,7 @@ class Attention(nn.Module):
         self.out.pack(backend, dtype, self.out_bias)
         self.backend = backend
 
-    def forward(
-        self, x_TD: Tensor, packed: Packed, masks_T1: Sequence[Tensor], bias: Sequence[Tensor] | None
-    ) -> Tensor:
+    def forward(self, x_TD: Tensor, packed: Packed, bias: Sequence[Tensor] | None) -> Tensor:
         """[T, D] -> [T, D]; bias: per run [H, length, length]."""
         num_tokens, dim = x_TD.shape
         qkv = self.qkv(x_TD, packed, self._qkv_bias()).view(num_tokens, 3, self.num_heads, -1)
@@ -79,6 +77,6 @@ class Attention(nn.Module):
         y_TD = self.backend.attention(q_THC, k_THC, v_THC, packed.attention_runs, bias)
         y_TD = y_TD.reshape(num_tokens, dim)
         if self.inner_norm is not None:
-            y_TD = self.inner_norm(y_TD, masks_T1)
+            y_TD = self.inner_norm(y_TD, packed.modality.onehot_TP)
         out: Tensor = self.out(y_TD, packed, self.out_bias)
         return out

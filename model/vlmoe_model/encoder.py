@@ -12,7 +12,7 @@ from vlmoe_model.attention import Attention
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.layers import GroupedNorm
-from vlmoe_model.packing import POOLS, Packed
+from vlmoe_model.packing import Packed
 from vlmoe_model.relative_position import RelativePosition
 from vlmoe_model.routing import Routing
 
@@ -36,9 +36,9 @@ class Block(nn.Module):
     ) -> Tensor:
         """One block over the packed tokens."""
         tokens = packed.fused if self.ffn.is_fused else packed.modality
-        y_TD = self.attn(self.norm1(x_TD, _masks(packed.modality.pool_T)), packed, _masks(packed.modality.pool_T), bias)
+        y_TD = self.attn(self.norm1(x_TD, packed.modality.onehot_TP), packed, bias)
         x_TD = x_TD + self._residual(y_TD, self.scale1, packed)
-        y_TD = self.ffn(self.norm2(x_TD, _masks(tokens.pool_T)), tokens, log)
+        y_TD = self.ffn(self.norm2(x_TD, tokens.onehot_TP), tokens, log)
         return x_TD + self._residual(y_TD, self.scale2, packed)
 
     def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:
@@ -46,15 +46,13 @@ class Block(nn.Module):
             y_TD = y_TD * scale
         if self.training and self.drop_path > 0:
             kept = [
-                (torch.rand(run.num_sequences, device=y_TD.device) >= self.drop_path).repeat_interleave(run.length)
+                (torch.rand(run.num_sequences, device=y_TD.device) >= self.drop_path).repeat_interleave(
+                    run.length
+                )
                 for run in packed.runs
             ]
             y_TD = y_TD * torch.cat(kept).unsqueeze(1) / (1.0 - self.drop_path)
         return y_TD
-
-
-def _masks(pool_T: Tensor) -> list[Tensor]:
-    return [(pool_T == pool).unsqueeze(1) for pool in range(len(POOLS))]
 
 
 class Encoder(nn.Module):
@@ -79,4 +77,4 @@ class Encoder(nn.Module):
         biases = None if self.relative is None else [self.relative(run) for run in packed.runs]
         for index, block in enumerate(self.blocks):
             x_TD = block(x_TD, packed, None if biases is None else [b[index] for b in biases], log)
-        return x_TD if self.norm is None else self.norm(x_TD, _masks(packed.modality.pool_T))
+        return x_TD if self.norm is None else self.norm(x_TD, packed.modality.onehot_TP)

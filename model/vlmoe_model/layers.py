@@ -2,8 +2,6 @@
 
 # T = tokens, D = input width, O = output width, G = groups
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,13 +48,13 @@ class GroupedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_groups, dim))
         self.eps = eps
 
-    def forward(self, x_TD: Tensor, masks_T1: Sequence[Tensor]) -> Tensor:
-        """masks_T1[g]: bool [T, 1], the tokens of group g; the first group needs none."""
-        dim = self.weight.shape[1:]
-        if self.weight.shape[0] == 1:
+    def forward(self, x_TD: Tensor, onehot_TG: Tensor) -> Tensor:
+        """onehot_TG: float32, 1 at the group of each token; further columns are not read."""
+        num_groups, *dim = self.weight.shape
+        if num_groups == 1:
             return F.layer_norm(x_TD, dim, self.weight[0], self.bias[0], self.eps)
-        weight, bias = self.weight[0], self.bias[0]
-        for group in range(1, self.weight.shape[0]):
-            weight = torch.where(masks_T1[group], self.weight[group], weight)
-            bias = torch.where(masks_T1[group], self.bias[group], bias)
-        return F.layer_norm(x_TD, dim, None, None, self.eps) * weight + bias
+        # a product with a one-hot row picks the group's values exactly, and its backward is a small GEMM
+        with torch.autocast(x_TD.device.type, enabled=False):
+            onehot_TG = onehot_TG[:, :num_groups]
+            normed_TD = F.layer_norm(x_TD.float(), dim, None, None, self.eps)
+            return torch.addcmul(onehot_TG @ self.bias, normed_TD, onehot_TG @ self.weight)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmoe_kernels import RoutePlan, Run, make_plan
@@ -59,10 +60,11 @@ class SequenceRun:
 class Tokens:
     """Which pool each token belongs to, below and from `vl_start` on.
 
-    pool_T: int64 [T]. rows: the tokens of each pool. plan: the plan of a dense layer.
+    pool_T: int64 [T]. onehot_TP: the same as float32 rows. rows: the tokens of each pool. plan: that of a dense layer.
     """
 
     pool_T: Tensor
+    onehot_TP: Tensor
     rows: tuple[Tensor, ...]
     plan: RoutePlan
 
@@ -70,7 +72,8 @@ class Tokens:
     def of(cls, pool_T: Tensor) -> "Tokens":
         """Index the tokens of every pool."""
         rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(len(POOLS)))
-        return cls(pool_T, rows, make_plan(pool_T.unsqueeze(1), None, len(POOLS)))
+        onehot_TP = F.one_hot(pool_T, len(POOLS)).float()
+        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, len(POOLS)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

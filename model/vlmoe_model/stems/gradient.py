@@ -27,7 +27,9 @@ class GradientStem(nn.Module):
     def __init__(self, dim: int, patch_size: int) -> None:
         super().__init__()
         if patch_size % CELLS:
-            raise ValueError(f"a gradient stem needs a patch_size that is a multiple of {CELLS}, got {patch_size}")
+            raise ValueError(
+                f"a gradient stem needs a patch_size that is a multiple of {CELLS}, got {patch_size}"
+            )
         self.patch_size = patch_size
         self.proj = Linear((BINS + 3) * CELLS**2, dim)
 
@@ -51,8 +53,8 @@ def gradient_cells(images_N3SS: Tensor, cell: int) -> Tensor:
     position = (torch.atan2(dy, dx) / math.pi % 1.0) * BINS
     magnitude = energy.sqrt()
     centres = torch.arange(BINS, device=images_N3SS.device).view(1, BINS, 1, 1)
-    distance = (position - centres).abs()
-    distance = torch.minimum(distance, BINS - distance)
-    histogram = F.avg_pool2d(magnitude * (1.0 - distance).clamp_min(0.0), cell)
+    # 1 - circular distance, where positive; in place, because these nine maps are the stem's whole cost
+    share = (position - centres).abs_().sub_(BINS / 2).abs_().sub_(BINS / 2 - 1.0).clamp_min_(0.0)
+    histogram = F.avg_pool2d(share.mul_(magnitude), cell)
     around = F.avg_pool2d(histogram.sum(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
     return torch.cat([(histogram / (around + EPSILON)).sqrt(), F.avg_pool2d(images_N3SS, cell)], dim=1)
