@@ -33,7 +33,7 @@ _TRAINING_ONLY = ("heads", "capacity_train", "router_noise", "aux_loss", "aux_we
 def model_id(directory: "CheckpointDir") -> str:
     """Identity of a checkpoint's answers, like "m-3f9c0a1b2c3d". Reads all weights."""
     facts = {
-        "config": _without_defaults(directory.config),
+        "config": without_defaults(directory.config),
         "labels": directory.labels,
         "tokenizer": json.loads(directory.tokenizer().to_str()),
     }
@@ -51,10 +51,10 @@ def space_id(directory: "CheckpointDir", head: str | None = None) -> str | None:
     chosen = next((h for h in config.heads if h.task == "contrastive" and head in (None, h.name)), None)
     if chosen is None:
         return None
-    encoder = {key: value for key, value in _without_defaults(config).items() if key not in _TRAINING_ONLY}
+    encoder = {key: value for key, value in without_defaults(config).items() if key not in _TRAINING_ONLY}
     facts = {
         "encoder": encoder,
-        "head": {key: value for key, value in _without_defaults(chosen).items() if key != "name"},
+        "head": {key: value for key, value in without_defaults(chosen).items() if key != "name"},
         "tokenizer": json.loads(directory.tokenizer().to_str()),
     }
     prefix = f"heads.{chosen.name}."
@@ -69,7 +69,7 @@ def space_id(directory: "CheckpointDir", head: str | None = None) -> str | None:
     return "s-" + _digest(facts, tensors, rounded=True)
 
 
-def _without_defaults(config: Any) -> dict[str, Any]:
+def without_defaults(config: Any) -> dict[str, Any]:
     """The fields that differ from their defaults: a field that a later version adds changes no id."""
     values = {}
     for field in dataclasses.fields(config):
@@ -77,9 +77,9 @@ def _without_defaults(config: Any) -> dict[str, Any]:
         if value == field.default:
             continue
         if dataclasses.is_dataclass(value):
-            value = _without_defaults(value)
+            value = without_defaults(value)
         elif isinstance(value, tuple):
-            value = [_without_defaults(item) if dataclasses.is_dataclass(item) else item for item in value]
+            value = [without_defaults(item) if dataclasses.is_dataclass(item) else item for item in value]
         values[field.name] = value
     return values
 
