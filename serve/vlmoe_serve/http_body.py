@@ -16,6 +16,7 @@ from vlmoe_serve.validation import shown
 # fields of forms that hold several values, and those whose text is JSON
 _LISTS = frozenset({"labels"})
 _JSON = frozenset({"filter"})
+_FLAGS = {"rerank": {"true": True, "false": False}}
 _MAX_PARTS = 1100
 _MAX_TIMEOUT_MS = 3_600_000
 
@@ -60,17 +61,19 @@ async def read_json(request: Request, *, if_empty: object = None) -> Any:
 async def _form(request: Request, max_bytes: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     async with request.form(max_files=8, max_fields=_MAX_PARTS, max_part_size=max_bytes) as form:
-        for name, value in form.multi_items():
-            content = await value.read() if isinstance(value, UploadFile) else value
+        for name, part in form.multi_items():
+            value = await part.read() if isinstance(part, UploadFile) else _from_text(name, part)
             if name in _LISTS:
-                fields.setdefault(name, []).append(content)
+                fields.setdefault(name, []).append(value)
             elif name in fields:
                 raise InvalidField(f"{shown(name)} is given twice", param=name)
             else:
-                fields[name] = (
-                    parse_json(content.encode()) if name in _JSON and isinstance(content, str) else content
-                )
+                fields[name] = value
     return fields
+
+
+def _from_text(name: str, text: str) -> Any:
+    return parse_json(text.encode()) if name in _JSON else _FLAGS.get(name, {}).get(text, text)
 
 
 def _timeout_ms(headers: Headers) -> int | None:

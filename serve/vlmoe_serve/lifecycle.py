@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Callers on a kept connection may have a request on its way while the last answer leaves.
 _LAST_REFUSALS_S = 0.05
+# Refusals of what was not answered in time need no longer than this to be sent.
+_LAST_ANSWERS_S = 1.0
 
 
 class StartError(RuntimeError):
@@ -68,7 +70,7 @@ async def serve(options: Options) -> None:
         try:
             await _live(service, server, listener, options.drain_s)
         finally:
-            await asyncio.gather(*(model.batcher.stop() for model in models))
+            await _stop_engines(service)
             encode_pool.close()
             collections.close()
 
@@ -156,7 +158,15 @@ async def _drain(service: Service, drain_s: float) -> None:
     idle = await service.idle(drain_s)
     level = logging.INFO if idle else logging.WARNING
     _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.num_in_flight)
+    if not idle:
+        await _stop_engines(service)
+        await service.idle(_LAST_ANSWERS_S)
     await asyncio.sleep(_LAST_REFUSALS_S)
+
+
+async def _stop_engines(service: Service) -> None:
+    """Whoever still waits is refused."""
+    await asyncio.gather(*(model.batcher.stop() for model in service.models))
 
 
 def _on_signal(service: Service, asked_to_end: asyncio.Event, number: int) -> None:

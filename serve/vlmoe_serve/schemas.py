@@ -24,11 +24,22 @@ def _is_image(value: object) -> str | bytes:
     raise PydanticCustomError("image", "Input should be a string: base64, or a data: URL")
 
 
+def _is_rerank(value: object) -> object:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise PydanticCustomError("rerank", 'Input should be true, false or "auto"')
+
+
 Image = Annotated[
     # bytes only from multipart and gRPC: JSON has none
     str | bytes,
     PlainValidator(_is_image),
     WithJsonSchema({"type": "string", "description": "base64, or a data: URL", "examples": [EXAMPLE_IMAGE]}),
+]
+Rerank = Annotated[
+    bool | Literal["auto"],
+    PlainValidator(_is_rerank),
+    WithJsonSchema({"enum": ["auto", True, False], "default": "auto"}),
 ]
 Text = Annotated[str, Field(min_length=1)]
 ModelName = Annotated[
@@ -99,7 +110,7 @@ class RetrieveOptions(Strict):
     model: ModelName = None
     collection: str | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 10
-    rerank: Literal["auto"] | bool = Field(
+    rerank: Rerank = Field(
         "auto", description="Let a matching head order the best again; true needs a model that has one."
     )
     filter: dict[str, Any] | None = Field(

@@ -1,0 +1,204 @@
+"""A tiny checkpoint with a head for every task, and real server processes that serve it."""
+
+import base64
+import contextlib
+import io
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from PIL import Image
+
+from vlmoe_model.checkpoint.weights import save
+from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.network import VLMoE
+from vlmoe_model.tokenizer import train_wordpiece
+
+TEXTS = ["what shape is in the image", "is there a red circle", "a sleeping cat", "two pairs of scissors"]
+LABELS = {
+    "questions": ["yes", "no", "circle", "square"],
+    "shapes": ["round", "square", "star"],
+    "entailment": ["no", "yes"],
+}
+_MAIN = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
+_START_S = 60.0
+
+
+class Server:
+    """One server process on a free port of the loopback interface."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN, "--port", "0", "--threads", "1", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._errors: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self._lines.put), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self._errors.append), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.url = self._wait_until_ready()
+        self.client = httpx.Client(base_url=self.url, timeout=30.0)
+
+    def _read(self, stream: io.TextIOBase, put: Callable[[str], object]) -> None:
+        with stream:
+            for line in stream:
+                put(line)
+
+    def _wait_until_ready(self) -> str:
+        end_s = time.monotonic() + _START_S
+        while time.monotonic() < end_s:
+            with contextlib.suppress(queue.Empty):
+                line = self._lines.get(timeout=0.1)
+                if line.startswith("vlmoe is ready on "):
+                    return line.split()[4]
+            if self.process.poll() is not None:
+                break
+        self.process.kill()
+        self.process.wait()
+        raise RuntimeError(f"the server did not start: {self.log}")
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return "".join(self._errors)
+
+    @property
+    def engine_pid(self) -> int:
+        """Its engine process; there is one model."""
+        (pid,) = self.children()
+        return pid
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+
+    @contextlib.contextmanager
+    def engine_paused(self) -> Iterator[None]:
+        """Nothing is computed inside."""
+        pid = self.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def metric(self, line: str) -> float:
+        """The value of one line of /metrics, 0 if it is not there."""
+        for found in self.client.get("/metrics").text.splitlines():
+            name, _, value = found.rpartition(" ")
+            if name == line:
+                return float(value)
+        return 0.0
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end, and wait; its exit code."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout=30)
+        finally:
+            self.process.kill()
+            for thread in self._threads:
+                thread.join()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    def make(seed: int) -> Path:
+        image = ImageSpec(size=16)
+        config = ModelConfig(
+            dim=32,
+            num_layers=2,
+            num_heads=2,
+            ffn_dim=64,
+            vocab_size=150,
+            image_size=16,
+            patch_size=4,
+            max_text=24,
+            moe_blocks=(1,),
+            num_experts=4,
+            vl_start=1,
+            heads=(
+                HeadConfig(name="questions", task="vqa", out_dim=4, image=image, max_text=24),
+                HeadConfig(name="shapes", task="image_classification", out_dim=3, image=image, max_text=0),
+                HeadConfig(name="entailment", task="text_classification", out_dim=2, image=None, max_text=24),
+                HeadConfig(name="matching", task="contrastive", out_dim=8, image=image, max_text=24),
+            ),
+        )
+        torch.manual_seed(seed)
+        path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+        save(path, config, VLMoE(config).state_dict(), train_wordpiece(TEXTS, 140), LABELS)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint: Callable[[int], Path]) -> Path:
+    return make_checkpoint(0)
+
+
+@pytest.fixture(scope="session")
+def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """start(*arguments): a server of the tiny checkpoint; ended with the session at the latest."""
+    started = []
+
+    def begin(*arguments: str) -> Server:
+        given = [*arguments]
+        if "--model" not in given:
+            given += ["--model", f"tiny={checkpoint}"]
+        if "--data-dir" not in given:
+            given += ["--data-dir", str(tmp_path_factory.mktemp("data"))]
+        server = Server("--dtype", "fp32", *given)
+        started.append(server)
+        return server
+
+    yield begin
+    for server in started:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def server(start: Callable[..., Server]) -> Server:
+    """The server that tests share; they leave it as they found it."""
+    return start()
+
+
+@pytest.fixture
+def client(server: Server) -> httpx.Client:
+    return server.client
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[..., bytes]:
+    def make(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (20, 20)) -> bytes:
+        image = Image.new("RGB", size, (255, 255, 255))
+        image.paste(colour, (4, 4, size[0] - 4, size[1] // 2))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image(png: Callable[..., bytes]) -> str:
+    """A picture as JSON carries it."""
+    return base64.b64encode(png()).decode()

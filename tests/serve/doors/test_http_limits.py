@@ -1,0 +1,68 @@
+import socket
+import time
+
+import httpx
+import pytest
+
+LIMIT = 32_000_000
+
+
+def connect(server):
+    return socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=20)
+
+
+def read_answer(connection):
+    answer = b""
+    while b"}}" not in answer:
+        part = connection.recv(65536)
+        if not part:
+            break
+        answer += part
+    return answer
+
+
+def test_a_large_upload_is_refused_before_it_is_read(server):
+    with connect(server) as connection:
+        connection.sendall(b"POST /vqa HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\n\r\n")
+        answer = read_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"body_too_large"' in answer
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_fifty_megabytes_get_413_and_leave_the_server_as_it_was(server, client, chunked):
+    size = 50_000_000
+    part = b" " * 1_000_000
+    content = (part for _ in range(size // len(part))) if chunked else part * (size // len(part))
+    answer = httpx.post(f"{server.url}/vqa", content=content, timeout=30)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "body_too_large"
+    assert client.post("/embed", json={"text": "a"}).status_code == 200
+
+
+def test_a_body_just_within_the_limit_is_read(client):
+    body = b'{"text": "a"}'
+    answer = client.post("/embed", content=body + b" " * (LIMIT - len(body)))
+    assert answer.status_code == 200
+    over = client.post("/embed", content=body + b" " * (LIMIT - len(body) + 1))
+    assert over.status_code == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "9" * 30, "1e3"])
+def test_lengths_that_are_none(server, client, length):
+    with connect(server) as connection:
+        connection.sendall(f"POST /vqa HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode())
+        answer = read_answer(connection)
+    assert answer.split()[1] in (b"400", b"413")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_the_connection_ends_after_a_refused_body(server):
+    with connect(server) as connection:
+        connection.sendall(b"POST /vqa HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\n\r\n")
+        read_answer(connection)
+        start_s = time.monotonic()
+        while connection.recv(65536):
+            pass
+    assert time.monotonic() - start_s < 15

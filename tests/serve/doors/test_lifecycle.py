@@ -1,0 +1,136 @@
+import concurrent.futures
+import os
+import signal
+import time
+
+import httpx
+import pytest
+
+from vlmoe_serve.main import run
+from vlmoe_serve.retrieval.store import CollectionStore
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def status_of(url, path):
+    return httpx.get(f"{url}{path}").status_code
+
+
+def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp_path):
+    data = ["--data-dir", str(tmp_path / "data")]
+    server = start(*data, "--drain-s", "20")
+    server.client.put("/collections/kept", json={})
+    items = [{"id": f"i{n}", "text": "cat " * (n + 1), "metadata": {"n": n}} for n in range(5)]
+    server.client.post("/collections/kept/items", json={"items": items})
+    query = {"collection": "kept", "text": "cat cat cat", "top_k": 2}
+    before = server.client.post("/retrieve", json=query).json()
+    engine = server.engine_pid
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        with server.engine_paused():
+            answers = [
+                pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a cat"}, timeout=30)
+                for _ in range(8)
+            ]
+            wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 9)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: status_of(server.url, "/readyz") == 503)
+            assert status_of(server.url, "/healthz") == 200
+            refused = httpx.post(f"{server.url}/embed", json={"text": "late"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+            assert int(refused.headers["retry-after"]) >= 1
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+    assert server.process.wait(timeout=10) == 0
+    wait_until(lambda: not is_running(engine))
+    assert "Traceback" not in server.log
+
+    again = start(*data)
+    assert again.client.get("/collections").json()["collections"][0]["count"] == 5
+    assert again.client.post("/retrieve", json=query).json() == before
+    # a crash of the whole server takes the engine along, and what was acknowledged stays
+    last = {"items": [{"id": "last", "text": "scissors"}]}
+    assert again.client.post("/collections/kept/items", json=last).json()["upserted"] == 1
+    engine = again.engine_pid
+    again.process.kill()
+    again.process.wait()
+    wait_until(lambda: not is_running(engine))
+    store = CollectionStore(tmp_path / "data")
+    assert store.metadata(store.collections()[0].key, "last") == {}
+    store.close()
+
+
+def test_a_drain_that_takes_too_long_ends_all_the_same(start):
+    server = start("--drain-s", "0.3")
+    engine = server.engine_pid
+    os.kill(engine, signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=30)
+        wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        refused = waiting.result()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    wait_until(lambda: not is_running(engine))
+
+
+def test_the_second_signal_ends_at_once(start):
+    server = start("--drain-s", "60")
+    engine = server.engine_pid
+    with server.engine_paused(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=30)
+        wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 2)
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: status_of(server.url, "/readyz") == 503)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=10) == 128 + signal.SIGINT
+        with pytest.raises(httpx.TransportError):
+            waiting.result()
+        wait_until(lambda: not is_running(engine))
+
+
+def test_several_models_are_chosen_by_name_and_never_mix_their_spaces(
+    start, checkpoint, make_checkpoint, capsys
+):
+    other = make_checkpoint(1)
+    server = start("--model", f"one={checkpoint}", f"two={other}")
+    client = server.client
+    ids = {model["id"]: model["space_id"] for model in client.get("/v1/models").json()["data"]}
+    assert list(ids) == ["one", "two"]
+    assert ids["one"] != ids["two"]
+    answers = {name: client.post("/embed", json={"text": "a cat", "model": name}).json() for name in ids}
+    assert answers["one"]["embedding"] != answers["two"]["embedding"]
+    assert client.post("/embed", json={"text": "a cat"}).json() == answers["one"]
+
+    assert client.put("/collections/g", json={"model": "two"}).json()["space_id"] == ids["two"]
+    conflicts = [
+        client.put("/collections/g", json={"model": "one"}),
+        client.post("/collections/g/items", json={"items": [{"id": "a", "text": "a"}], "model": "one"}),
+        client.post("/retrieve", json={"collection": "g", "text": "a", "model": "one"}),
+    ]
+    assert [(one.status_code, one.json()["error"]["code"]) for one in conflicts] == [
+        (409, "space_conflict")
+    ] * 3
+    # without a name, the model of the collection's space answers
+    client.post("/collections/g/items", json={"items": [{"id": "a", "text": "a cat"}]})
+    found = client.post("/retrieve", json={"collection": "g", "text": "a cat"}).json()
+    assert (found["model"], found["hits"][0]["score"]) == ("two", pytest.approx(1.0, abs=1e-5))
+
+    # the same directory with a port that is taken: one line, before anything is loaded
+    port = server.url.rsplit(":", 1)[1]
+    assert run(["--model", str(other), "--port", port]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"127.0.0.1:{port}" in lines[0]

@@ -1,0 +1,57 @@
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from vlmoe_serve.main import run
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before():
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before[0], before[1]
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("vlmoe serve: ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "says"),
+    [
+        (["--nonsense"], {}, "--nonsense"),
+        (["--port", "no"], {}, "--port"),
+        ([], {"VLMOE_SERVE_NONSENSE": "1"}, "VLMOE_SERVE_NONSENSE"),
+        (["--config", "/does/not/exist.yaml"], {}, "/does/not/exist.yaml"),
+        (["--api-key-file", "/does/not/exist"], {}, "/does/not/exist"),
+    ],
+)
+def test_bad_usage_is_2_and_one_line(argv, environ, says, capsys, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert run(argv) == 2
+    assert says in one_line(capsys)
+
+
+def test_a_model_that_is_not_there_is_1_and_one_line(capsys, tmp_path):
+    assert run(["--model", str(tmp_path / "none"), "--port", "0"]) == 1
+    assert "none" in one_line(capsys)
+
+
+def test_a_broken_config_names_its_file(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert run(["--model", str(tmp_path), "--port", "0"]) == 1
+    assert "config.json" in one_line(capsys)
+
+
+def test_the_front_process_never_loads_torch():
+    code = "import sys, vlmoe_serve.main; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
