@@ -5,7 +5,6 @@ build -> (prepare | resume) -> [ batch -> forward -> backward -> clip -> AdamW ]
 
 import ctypes
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from vlmoe_train.model_building import Setup, build
 from vlmoe_train.optim import freeze_experts, learning_rate, make_optimizer
 from vlmoe_train.state import load_state, save_state
 from vlmoe_train.tasks import Batch
+from vlmoe_train.workers import Worker, join_workers, leave_workers
 
 METRICS = "metrics.jsonl"
 
@@ -31,15 +31,19 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Trainer:
-    """One run. `out` receives metrics.jsonl, the state to resume from, and the checkpoint."""
+    """One run. `out` receives metrics.jsonl, the state to resume from, and the checkpoint.
 
-    def __init__(self, config: TrainConfig, setup: Setup, out: Path) -> None:
-        self.config, self.setup, self.out = config, setup, out
+    With several workers, each computes its share of every batch, and the first one writes.
+    """
+
+    def __init__(self, config: TrainConfig, setup: Setup, out: Path, worker: Worker | None = None) -> None:
+        self.config, self.setup, self.out, self.worker = config, setup, out, worker or Worker()
         self.network = setup.network
         if config.freeze_experts:
             freeze_experts(self.network)
         self.modules = nn.ModuleDict({"network": self.network})
         for index, task in enumerate(setup.tasks):
+            task.share = self.worker.share
             self.modules[f"task{index}"] = task
         self.optimizer = make_optimizer(config, self.modules.values())
         self.step = 0
@@ -59,6 +63,8 @@ class Trainer:
             StateError: nothing there, or of another recipe.
         """
         self.step = load_state(self.out, self.modules, self.optimizer)
+        if not self.worker.is_first:
+            return
         lines = (self.out / METRICS).read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if json.loads(line)["step"] <= self.step]
         self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
@@ -74,29 +80,38 @@ class Trainer:
                     module.eval()
         last = min(self.config.steps, stop_at or self.config.steps)
         started, before = time.monotonic(), self.seconds
-        with (
-            (self.out / METRICS).open("a", encoding="utf-8") as metrics,
-            tqdm(total=self.config.steps, initial=self.step, desc=self.config.name, mininterval=2.0) as bar,
-        ):
+        bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc=self.config.name,
+            mininterval=2.0,
+            disable=not self.worker.is_first,
+        )
+        with bar:
             while self.step < last:
                 values = self.train_step()
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 bar.update()
-                if self.step % self.config.log_every == 0 or self.step == last:
-                    row = {"step": self.step, "seconds": round(self.seconds, 1)}
-                    row |= {name: round(float(value), 5) for name, value in values.items()}
-                    metrics.write(json.dumps(row) + "\n")
-                    metrics.flush()
-                    bar.set_postfix_str(f"loss {row['loss']:.3f}")
-                if self.step % self.config.save_every == 0 or self.step == last:
-                    save_state(self.out, self.modules, self.optimizer, self.step)
-                    self.save_checkpoint({"steps": self.step, "train_seconds": round(self.seconds)})
+                if self.worker.is_first:
+                    self._keep(values, is_last=self.step == last)
+                    bar.set_postfix_str(f"loss {float(values['loss']):.3f}", refresh=False)
+
+    def _keep(self, values: dict[str, Tensor], *, is_last: bool) -> None:
+        """Log the step and save the state, when it is their turn."""
+        if is_last or self.step % self.config.log_every == 0:
+            row = {"step": self.step, "seconds": round(self.seconds, 1)}
+            row |= {name: round(float(value), 5) for name, value in values.items()}
+            with (self.out / METRICS).open("a", encoding="utf-8") as metrics:
+                metrics.write(json.dumps(row) + "\n")
+        if is_last or self.step % self.config.save_every == 0:
+            save_state(self.out, self.modules, self.optimizer, self.step)
+            self.save_checkpoint({"steps": self.step, "train_seconds": round(self.seconds)})
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimiser step over one batch of every task."""
-        # every random draw of a step follows from the seed and the step alone
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        # every random draw of a step follows from the seed, the step and the worker alone
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * self.worker.world + self.worker.rank)
         batches = [task.batch(self.config.seed, self.step) for task in self.setup.tasks]
         total, values = self._losses(batches)
         rate = learning_rate(self.config, self.step)
@@ -104,6 +119,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        self.worker.average_gradients(self.modules.parameters())
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return {"loss": total.detach(), "lr": torch.tensor(rate), "grad_norm": norm, **values}
@@ -127,24 +143,17 @@ class Trainer:
         return list(self.network(assemble(runs, range(sum(run.num_sequences for run in runs)))))
 
     def save_checkpoint(self, metrics: dict[str, Any] | None = None) -> None:
-        """Write what `vlmoe serve` loads into `out`, beside the run's own files; config.json comes last."""
-        staged = self.out / "staged"
+        """Write what `vlmoe serve` loads into `out`, beside the run's own files."""
         save(
-            staged,
+            self.out,
             self.network.config,
             self.network.state_dict(),
             self.setup.tokenizer,
-            {name: list(labels) for name, labels in self.setup.labels.items() if labels},
+            {name: labels for name, labels in self.setup.labels.items() if labels},
             card=self.config.card,
             metrics=metrics,
             dtype=torch.bfloat16,
         )
-        for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
-            target = self.out / path.name
-            if path.is_dir() and target.exists():
-                shutil.rmtree(target)
-            path.replace(target)
-        staged.rmdir()
 
 
 def keep_freed_memory() -> None:
@@ -164,13 +173,15 @@ def train(
         DataError, StateError, ValueError: see `build` and `Trainer.resume`.
     """
     keep_freed_memory()
+    worker = join_workers()
     setup = build(config, data)
-    trainer = Trainer(config, setup, out)
+    trainer = Trainer(config, setup, out, worker)
     if resume:
         trainer.resume()
         report(f"resuming at step {trainer.step} of {config.steps}")
     else:
         trainer.start()
     trainer.run()
+    leave_workers()
     report(f"wrote {out}")
     return trainer

@@ -47,6 +47,8 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.recipe, self.samples, self.config = recipe, samples, config
         self.head = config.head(recipe.head)
+        # of the rows of a step, those that this process takes
+        self.share = slice(None)
         self.tokens = {text: tokenizer.encode(text) for text in sorted(set(samples.texts)) if text}
         for text, ids in self.tokens.items():
             if len(ids) > self.head.max_text:
@@ -66,7 +68,7 @@ class Task(nn.Module, ABC):
         """Called once before step 0 with the untrained network."""
 
     def chosen(self, seed: int, step: int) -> Rows:
-        """Rows of one step: walks through a new permutation each epoch."""
+        """This worker's rows of one step: walks through a new permutation each epoch."""
         size, batch = len(self.samples), self.recipe.batch
         first = step * batch
         rows: list[Rows] = []
@@ -76,7 +78,7 @@ class Task(nn.Module, ABC):
             part = np.random.default_rng((seed, name, epoch)).permutation(size)[place : place + batch]
             rows.append(part)
             first, batch = first + len(part), batch - len(part)
-        return np.concatenate(rows)
+        return np.concatenate(rows)[self.share]
 
     def images(self, rows: Rows, *, augment: bool = True) -> Tensor:
         """float32 [N, 3, S, S] of rows, normalised and augmented."""
