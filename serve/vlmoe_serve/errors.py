@@ -156,26 +156,26 @@ class EngineUnavailable(ServeError):
     status = 503
     code = "engine_unavailable"
     grpc_code = "UNAVAILABLE"
+    retry_after_s: float | None = 1.0
 
 
 class Starting(EngineUnavailable):
     """The model is being loaded."""
 
     code = "starting"
-    retry_after_s = 1.0
 
 
 class RequestFailed(EngineUnavailable):
     """The engine failed twice on this request alone; sending it again will not help."""
 
     code = "request_failed"
+    retry_after_s = None
 
 
 class ShuttingDown(EngineUnavailable):
     """This server takes no new requests."""
 
     code = "shutting_down"
-    retry_after_s = 1.0
 
 
 class StoreUnavailable(EngineUnavailable):

@@ -1,6 +1,6 @@
 """The HTTP door, put together.
 
-Exchange (ids, metrics, log) -> Gate (draining, keys) -> BodyLimit -> FastAPI (routes, errors)
+Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys) -> FastAPI (routes, errors)
 """
 
 from fastapi import FastAPI
@@ -43,5 +43,4 @@ def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIA
     app.include_router(system_routes(service))
     bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
     install_openapi(app, [*bodies, PutCollectionRequest, UpsertRequest], keys=bool(keys))
-    limited = BodyLimit(app, max_body_bytes)
-    return Exchange(Gate(limited, service, keys), service.metrics)
+    return Exchange(BodyLimit(Gate(app, service, keys), max_body_bytes), service.metrics)

@@ -1,6 +1,6 @@
 """The outermost layer of the HTTP door: request ids, metrics, one log line, and a net under everything.
 
-uvicorn -> Exchange -> Gate -> BodyLimit -> FastAPI
+uvicorn -> Exchange -> BodyLimit -> Gate -> FastAPI
 """
 
 import logging

@@ -27,7 +27,7 @@ class Gate:
         """Handle one request."""
         error = self._refusal(scope) if scope["type"] == "http" else None
         if error is None and scope["type"] == "http" and scope["path"] not in _UNTIL_THE_END:
-            with self._service.in_flight():
+            with self._service.in_flight.one():
                 await self._app(scope, receive, send)
         elif error is None:
             await self._app(scope, receive, send)

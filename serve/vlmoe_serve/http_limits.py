@@ -1,5 +1,6 @@
 """No body larger than allowed gets in: refused by its declared length before it is read, or while it arrives.
 
+An answer that closes the connection before all of the body has come, for whatever reason, is given time to arrive.
 Pure ASGI, because it must stand between the socket and whoever reads the body.
 """
 
@@ -33,8 +34,7 @@ class BodyLimit:
         if error is None:
             await self._app(scope, body.receive, body.send)
         else:
-            body.refused = True
-            await error_response(error)(scope, receive, body.send)
+            await error_response(error, {"connection": "close"})(scope, receive, body.send)
 
     def _by_length(self, headers: Headers) -> ServeError | None:
         declared = headers.get("content-length")
@@ -57,24 +57,29 @@ class _Body:
     """One request's stream of bytes, counted."""
 
     def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
-        self.refused = False
         self._receive = receive
         self._send = send
         self._left = max_bytes
         self._max_bytes = max_bytes
+        self._closing = False
+        self._more = True
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._more = message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            self.refused = True
+            self._closing = True
             raise too_large(self._max_bytes)
         return message
 
     async def send(self, message: Message) -> None:
-        if self.refused and message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["connection"] = "close"
-        if self.refused and message["type"] == "http.response.body" and not message.get("more_body", False):
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if self._closing:
+                headers["connection"] = "close"
+            self._closing = headers.get("connection") == "close"
+        elif self._closing and self._more and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._linger()
             message = {"type": "http.response.body", "body": b"", "more_body": False}

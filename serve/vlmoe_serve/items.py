@@ -22,11 +22,11 @@ from vlmoe_serve.models import ServedModel
 from vlmoe_serve.retrieval.index import Item
 from vlmoe_serve.retrieval.manager import CollectionInfo
 from vlmoe_serve.retrieval.names import check_id, check_name
-from vlmoe_serve.service import CallDesk, Service, checked_list, error_body
+from vlmoe_serve.service import CallDesk, Service, error_body
 from vlmoe_serve.tasks.embed import embed, space_of
 from vlmoe_serve.tasks.inputs import one_of
 from vlmoe_serve.tasks.retrieve import model_for
-from vlmoe_serve.validation import check
+from vlmoe_serve.validation import check, checked_list
 
 MAX_METADATA_BYTES = 65_536
 

@@ -155,12 +155,12 @@ async def _until_first(work: Coroutine[Any, Any, None], ending: asyncio.Task[boo
 
 async def _drain(service: Service, drain_s: float) -> None:
     start_s = time.monotonic()
-    idle = await service.idle(drain_s)
+    idle = await service.in_flight.ended(drain_s)
     level = logging.INFO if idle else logging.WARNING
-    _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.num_in_flight)
+    _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.in_flight.num)
     if not idle:
         await _stop_engines(service)
-        await service.idle(_LAST_ANSWERS_S)
+        await service.in_flight.ended(_LAST_ANSWERS_S)
     await asyncio.sleep(_LAST_REFUSALS_S)
 
 
@@ -171,7 +171,7 @@ async def _stop_engines(service: Service) -> None:
 
 def _on_signal(service: Service, asked_to_end: asyncio.Event, number: int) -> None:
     if not asked_to_end.is_set():
-        _log.info("%s: no new requests, %d in flight", signal.Signals(number).name, service.num_in_flight)
+        _log.info("%s: no new requests, %d in flight", signal.Signals(number).name, service.in_flight.num)
         service.draining = True
         asked_to_end.set()
         return

@@ -6,10 +6,9 @@ A body with `inputs` is answered input by input, each of which may fail alone.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,19 +18,18 @@ from vlmoe_serve.call import Call
 from vlmoe_serve.encode import EncodePool
 from vlmoe_serve.errors import (
     DeadlineExceeded,
-    InvalidField,
     Overloaded,
-    PayloadTooLarge,
     ServeError,
     ShuttingDown,
     Starting,
 )
+from vlmoe_serve.in_flight import InFlight
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed
-from vlmoe_serve.validation import check
+from vlmoe_serve.validation import check, checked_list
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,41 +68,13 @@ class Service:
         self.metrics = metrics
         self.started = False
         self.draining = False
+        self.in_flight = InFlight()
         self._encode_pool = encode_pool
-        self._num_in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def ready(self) -> bool:
         """Every engine has passed a real forward and makes progress, and new calls are taken."""
         return self.started and not self.draining and all(model.batcher.ready for model in self.models)
-
-    @property
-    def num_in_flight(self) -> int:
-        """Requests that a door has taken and not yet answered."""
-        return self._num_in_flight
-
-    @contextlib.contextmanager
-    def in_flight(self) -> Iterator[None]:
-        """A door is answering a request: draining waits for it."""
-        self._num_in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._num_in_flight -= 1
-            if self._num_in_flight == 0:
-                self._idle.set()
-
-    async def idle(self, timeout_s: float) -> bool:
-        """Wait until no request is in flight; False if some still are after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def admit(self, call: Call) -> None:
         """Whether there is any point in reading the body.
@@ -239,21 +209,6 @@ class CallDesk:
     async def compute(self, model: ServedModel, encode: Callable[[], tuple[Job, ...]]) -> Computed:
         """Run `encode` in a worker thread and its jobs in the model's engine."""
         return await self.service.compute(model, encode, self.call)
-
-
-def checked_list(value: object, param: str, most: int) -> list[object]:
-    """A list of 1 to `most`.
-
-    Raises:
-        InvalidField: no list, or an empty one. PayloadTooLarge: a longer one.
-    """
-    if not isinstance(value, list) or not value:
-        raise InvalidField(f"{param} must be a list of 1 to {most}", param=param)
-    if len(value) > most:
-        raise PayloadTooLarge(
-            f"{param} has {len(value)} entries, the limit is {most}", param=param, code=f"too_many_{param}"
-        )
-    return value
 
 
 def error_body(error: ServeError) -> ErrorBody:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vlmoe_serve.errors import InvalidField
+from vlmoe_serve.errors import InvalidField, PayloadTooLarge
 
 M = TypeVar("M", bound=BaseModel)
 _SHOWN = 60
@@ -30,6 +30,21 @@ def check(schema: type[M], body: object, *, strict: bool = True, prefix: str = "
         path = ".".join(str(part) for part in first["loc"])
         param = f"{prefix}{path}".rstrip(".") or None
         raise InvalidField(_sentence(first, path), param=param) from None
+
+
+def checked_list(value: object, param: str, most: int) -> list[object]:
+    """A list of 1 to `most`.
+
+    Raises:
+        InvalidField: no list, or an empty one. PayloadTooLarge: a longer one.
+    """
+    if not isinstance(value, list) or not value:
+        raise InvalidField(f"{param} must be a list of 1 to {most}", param=param)
+    if len(value) > most:
+        raise PayloadTooLarge(
+            f"{param} has {len(value)} entries, the limit is {most}", param=param, code=f"too_many_{param}"
+        )
+    return value
 
 
 def shown(value: object) -> str:

@@ -12,8 +12,10 @@ from vlmoe_model.errors import (
 )
 from vlmoe_serve import errors
 from vlmoe_serve.errors import (
+    DeadlineExceeded,
     EngineUnavailable,
     Overloaded,
+    RequestFailed,
     ServeError,
     ShuttingDown,
     from_input_error,
@@ -51,7 +53,9 @@ def test_retry_after_is_whole_seconds_and_only_where_waiting_helps():
     assert retry_after(Overloaded("x", retry_after_s=0.01)) == 1
     assert retry_after(Overloaded("x", retry_after_s=2.2)) == 3
     assert retry_after(ShuttingDown("x")) == 1
-    assert retry_after(EngineUnavailable("x")) is None
+    assert retry_after(EngineUnavailable("x")) == 1
+    assert retry_after(RequestFailed("x")) is None
+    assert retry_after(DeadlineExceeded("x")) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import concurrent.futures
+import logging
 import os
 import signal
 import time
@@ -8,6 +9,14 @@ import pytest
 
 from vlmoe_serve.main import run
 from vlmoe_serve.retrieval.store import CollectionStore
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before():
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before[0], before[1]
 
 
 def is_running(pid):
@@ -134,3 +143,19 @@ def test_several_models_are_chosen_by_name_and_never_mix_their_spaces(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert f"127.0.0.1:{port}" in lines[0]
+
+
+def test_weights_that_do_not_fit_are_1_and_one_line(make_checkpoint, capsys, tmp_path):
+    path = make_checkpoint(2)
+    config = (path / "config.json").read_text()
+    (path / "config.json").write_text(config.replace('"ffn_dim": 64', '"ffn_dim": 32'))
+    assert run(["--model", str(path), "--port", "0", "--data-dir", str(tmp_path)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlmoe serve: ")]
+    assert len(lines) == 1
+    assert "model.safetensors" in lines[0]
+
+
+def test_a_data_directory_that_cannot_be_used_is_1_and_one_line(checkpoint, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run(["--model", str(checkpoint), "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
