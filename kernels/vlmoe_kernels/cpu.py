@@ -19,18 +19,19 @@ from vlmoe_kernels.ops import GroupedOp, LinearOp, Pool, Run
 # below this many rows plain fp32 GEMMs pick other kernels, and with them other bits
 PLAIN_MIN_ROWS = 16
 
+# bytes that a head's row is padded to: where its matrices start must not depend on their number
+ROW_BYTES = 64
+
 # rows the packed layout is chosen for; the layout works for any number
 PACK_ROWS = 64
 
 
-def has_packing() -> bool:
-    """Whether this torch offers oneDNN weight packing on this machine."""
+def has_packing(dtype: torch.dtype) -> bool:
+    """Whether this torch offers oneDNN weight packing for that dtype on this machine."""
     ops = torch.ops.mkldnn
-    return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(ops, "_reorder_linear_weight")
-        and hasattr(ops, "_linear_pointwise")
-    )
+    if not hasattr(ops, "_reorder_linear_weight") or not hasattr(ops, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> LinearOp:
@@ -39,7 +40,7 @@ def linear(weight: Tensor, bias: Tensor | None) -> LinearOp:
 
 
 def _linear(weight: Tensor, bias: Tensor | None, *, gelu: bool) -> LinearOp:
-    if has_packing():
+    if has_packing(weight.dtype):
         return _packed_linear(weight, bias, gelu=gelu)
     return _plain_linear(weight, bias, gelu=gelu)
 
@@ -53,7 +54,9 @@ def _packed_linear(weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Linear
         num_rows = x_TD.shape[0]
         if num_rows == 1:
             x_TD = x_TD.expand(2, -1)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x_TD.contiguous(), packed, bias, activation, [], algorithm)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x_TD.contiguous(), packed, bias, activation, [], algorithm
+        )
         return y[:num_rows]
 
     return op
@@ -76,13 +79,14 @@ def _plain_linear(weight: Tensor, bias: Tensor | None, *, gelu: bool) -> LinearO
 def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
     """See `ops.Backend.grouped_linear`."""
     ops = [linear(weight_GOD[g], None if bias_GO is None else bias_GO[g]) for g in range(weight_GOD.shape[0])]
-    return lambda x_TD, plan: eager.routed(x_TD, plan, ops)
+    out_dim = weight_GOD.shape[1]
+    return lambda x_TD, plan: eager.routed(x_TD, plan, ops, out_dim)
 
 
 def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     """See `ops.Backend.grouped_ffn`."""
     ops = [_expert(pool, e, norm_eps) for pool in pools for e in range(pool.w1.shape[0])]
-    return lambda x_TD, plan: eager.routed(x_TD, plan, ops)
+    return lambda x_TD, plan: eager.routed(x_TD, plan, ops, x_TD.shape[1])
 
 
 def _expert(pool: Pool, e: int, norm_eps: float) -> LinearOp:
@@ -98,4 +102,12 @@ def attention(
     q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
 ) -> Tensor:
     """See `ops.Backend.attention`. Written-out attention is also the faster one here (twice, in bf16)."""
-    return eager.attention(q_THC, k_THC, v_THC, runs, bias)
+    num_heads, width = q_THC.shape[1:]
+    q_THC = q_THC * width**-0.5
+    extra = -width % (ROW_BYTES // q_THC.element_size())
+    if extra:
+        q_THC, k_THC, v_THC = (F.pad(t, (0, extra)) for t in (q_THC, k_THC, v_THC))
+    if num_heads == 1:
+        # one head of one sequence would be a plain GEMM, with other bits than a batch of GEMMs
+        q_THC, k_THC, v_THC = (t.expand(-1, 2, -1) for t in (q_THC, k_THC, v_THC))
+    return eager.scaled_attention(q_THC, k_THC, v_THC, runs, bias)[:, :num_heads, :width]

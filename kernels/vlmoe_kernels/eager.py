@@ -3,7 +3,7 @@
 The attention is written out because the CPU's fused attention is several times slower backward in bf16.
 """
 
-# letters: see ops.py; R = routed rows, L = length of a sequence, N = sequences of a run
+# letters: see ops.py; R = routed rows, B = (sequence, head) pairs of a chunk, L = length of a sequence
 
 from collections.abc import Callable, Sequence
 
@@ -30,13 +30,13 @@ def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
     # unbind: its backward is one stack; indexing would build a full-sized gradient per group
     biases = [None] * weight_GOD.shape[0] if bias_GO is None else list(bias_GO.unbind())
     ops = [linear(weight, bias) for weight, bias in zip(weight_GOD.unbind(), biases, strict=True)]
-    return lambda x_TD, plan: routed(x_TD, plan, ops)
+    return lambda x_TD, plan: routed(x_TD, plan, ops, weight_GOD.shape[1])
 
 
 def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     """See `ops.Backend.grouped_ffn`."""
     ops = [op for pool in pools for op in _experts(pool, norm_eps)]
-    return lambda x_TD, plan: routed(x_TD, plan, ops)
+    return lambda x_TD, plan: routed(x_TD, plan, ops, x_TD.shape[1])
 
 
 def _experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
@@ -44,20 +44,23 @@ def _experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
     mid_weight = none if pool.mid_weight is None else list(pool.mid_weight.unbind())
     mid_bias = none if pool.mid_bias is None else list(pool.mid_bias.unbind())
 
-    def expert(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, mw: Tensor | None, mb: Tensor | None) -> RowsOp:
-        def op(x_RD: Tensor) -> Tensor:
-            h_RF = F.gelu(F.linear(x_RD, w1, b1))
-            if mw is not None:
-                h_RF = F.layer_norm(h_RF, mw.shape, mw, mb, norm_eps)
-            return F.linear(h_RF, w2, b2)
-
-        return op
-
     weights = (pool.w1.unbind(), pool.b1.unbind(), pool.w2.unbind(), pool.b2.unbind(), mid_weight, mid_bias)
-    return [expert(*of_expert) for of_expert in zip(*weights, strict=True)]
+    return [_expert(Pool(*of_expert), norm_eps) for of_expert in zip(*weights, strict=True)]
 
 
-def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
+def _expert(expert: Pool, norm_eps: float) -> RowsOp:
+    """One expert; its weights are those of a pool less the first dimension."""
+
+    def op(x_RD: Tensor) -> Tensor:
+        h_RF = F.gelu(F.linear(x_RD, expert.w1, expert.b1))
+        if expert.mid_weight is not None:
+            h_RF = F.layer_norm(h_RF, h_RF.shape[1:], expert.mid_weight, expert.mid_bias, norm_eps)
+        return F.linear(h_RF, expert.w2, expert.b2)
+
+    return op
+
+
+def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp], out_dim: int) -> Tensor:
     """Gather rows by group, apply each group's operation, sum each token's gated choices in order.
 
     Raises:
@@ -65,10 +68,10 @@ def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
     """
     if len(plan.sizes) != len(ops):
         raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {len(ops)}")
-    rows = x_TD.index_select(0, plan.order_R).split(list(plan.sizes))
+    rows = torch.split(x_TD.index_select(0, plan.order_R), list(plan.sizes))
     parts = [op(x_RD) for op, x_RD in zip(ops, rows, strict=True) if x_RD.shape[0]]
     if not parts:
-        return torch.zeros_like(x_TD)
+        return x_TD.new_zeros(x_TD.shape[0], out_dim)
     y_RD = torch.cat(parts)
     if plan.gates_R is not None:
         y_RD = (y_RD * plan.gates_R.unsqueeze(1)).to(y_RD.dtype)
@@ -86,21 +89,32 @@ def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp]) -> Tensor:
 def attention(
     q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
 ) -> Tensor:
-    """See `ops.Backend.attention`: sequences of equal length go together, nothing is padded."""
+    """See `ops.Backend.attention`."""
+    return scaled_attention(q_THC * q_THC.shape[2] ** -0.5, k_THC, v_THC, runs, bias)
+
+
+def scaled_attention(
+    q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
+) -> Tensor:
+    """Attention for queries that are scaled already: sequences of equal length together, nothing padded."""
     num_heads, width = q_THC.shape[1:]
     # split, not slices: the backward of a slice is a full-sized tensor of zeros
     chunks = [(index, size, run.length) for index, run in enumerate(runs) for size in _chunks(run, num_heads)]
     sizes = [size * length for _, size, length in chunks]
     out = []
     for (index, size, length), *qkv in zip(
-        chunks, (q_THC * width**-0.5).split(sizes), k_THC.split(sizes), v_THC.split(sizes), strict=True
+        chunks, *(torch.split(t, sizes) for t in (q_THC, k_THC, v_THC)), strict=True
     ):
-        q_NHLC, k_NHLC, v_NHLC = (t.view(size, length, num_heads, width).transpose(1, 2) for t in qkv)
-        logits_NHLL = q_NHLC @ k_NHLC.mT
+        # one layout for any number of sequences: a GEMM's bits may depend on strides
+        q_BLC, k_BLC, v_BLC = (
+            t.view(size, length, num_heads, width).transpose(1, 2).contiguous().flatten(0, 1) for t in qkv
+        )
+        logits_BLL = q_BLC @ k_BLC.mT
         if bias is not None:
-            logits_NHLL = logits_NHLL + bias[index]
-        weights_NHLL = logits_NHLL.float().softmax(dim=-1).to(v_THC.dtype)
-        out.append((weights_NHLL @ v_NHLC).transpose(1, 2).reshape(-1, num_heads, width))
+            logits_BLL = (logits_BLL.view(size, num_heads, length, length) + bias[index]).flatten(0, 1)
+        weights_BLL = logits_BLL.float().softmax(dim=-1).to(v_THC.dtype)
+        y_NHLC = (weights_BLL @ v_BLC).view(size, num_heads, length, width)
+        out.append(y_NHLC.transpose(1, 2).reshape(-1, num_heads, width))
     return torch.cat(out) if out else torch.zeros_like(q_THC)
 
 

@@ -48,15 +48,20 @@ class Backend(Protocol):
     __name__: str
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
-        """x [T, D] -> x W^T + b [T, O], from weight [O, D]."""
+        """The operation x [T, D] -> x W^T + b [T, O], from weight [O, D]."""
         ...
 
     def grouped_linear(self, weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
-        """x [T, D], plan -> [T, O]: each row through the matrix of its group."""
+        """The operation x [T, D], plan -> [T, O]: each row through the matrix of its group.
+
+        The plan has one ungated choice per token.
+        """
         ...
 
     def grouped_ffn(self, pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
-        """x [T, D], plan -> [T, D]: gather, GEMM, exact GELU, (LayerNorm), GEMM, gate-weighted sum of choices.
+        """The operation x [T, D], plan -> [T, D].
+
+        Gather, GEMM, exact GELU, (LayerNorm), GEMM, gate-weighted sum of choices.
 
         Groups are numbered through the pools in order. A token without a row comes back as zeros.
         """

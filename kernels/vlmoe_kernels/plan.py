@@ -48,24 +48,26 @@ def make_plan(groups_TK: Tensor, gates_TK: Tensor | None, num_groups: int) -> Ro
         ValueError: groups_TK is not a 2-dimensional int64 tensor, or the gates have another shape.
     """
     if groups_TK.dim() != 2 or groups_TK.dtype != torch.int64:
-        raise ValueError(f"groups must be int64 [tokens, choices], got {groups_TK.dtype} {list(groups_TK.shape)}")
+        raise ValueError(
+            f"groups must be int64 [tokens, choices], got {groups_TK.dtype} {list(groups_TK.shape)}"
+        )
     if gates_TK is not None and gates_TK.shape != groups_TK.shape:
         raise ValueError(f"gates {list(gates_TK.shape)} do not match groups {list(groups_TK.shape)}")
     num_choices = groups_TK.shape[1]
     flat = groups_TK.flatten()
-    # choices without a group sort behind all groups
-    key = torch.where(flat < 0, num_groups, flat)
+    # choices without a group sort in front of all groups
+    key = (flat + 1).clamp_min(0)
     counts = torch.bincount(key, minlength=num_groups + 1).tolist()
     if len(counts) > num_groups + 1:
         raise ValueError(f"groups must be below {num_groups}, got {int(flat.max())}")
-    num_rows = sum(counts[:num_groups])
-    chosen_R = key.argsort(stable=True)[:num_rows]
+    num_dropped, *sizes = counts
+    chosen_R = key.argsort(stable=True)[num_dropped:]
     slots = torch.full_like(flat, -1)
-    slots[chosen_R] = torch.arange(num_rows, device=flat.device)
+    slots[chosen_R] = torch.arange(len(chosen_R), device=flat.device)
     return RoutePlan(
         order_R=chosen_R // num_choices,
-        sizes=tuple(counts[:num_groups]),
+        sizes=tuple(sizes),
         slots_TK=slots.view_as(groups_TK),
         gates_R=None if gates_TK is None else gates_TK.flatten()[chosen_R],
-        complete=num_choices == 1 and num_rows == flat.numel(),
+        complete=num_choices == 1 and num_dropped == 0,
     )

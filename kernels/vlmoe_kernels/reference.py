@@ -43,7 +43,7 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     experts = [(pool, expert) for pool in pools for expert in range(pool.w1.shape[0])]
 
     def op(x_TD: Tensor, plan: RoutePlan) -> Tensor:
-        routed = []
+        routed: list[Tensor] = []
         for group, token in _routed(plan):
             pool, e = experts[group]
             h_F = F.gelu(pool.w1[e] @ x_TD[token] + pool.b1[e])
@@ -52,7 +52,9 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
             y_D = pool.w2[e] @ h_F + pool.b2[e]
             routed.append(y_D if plan.gates_R is None else y_D * plan.gates_R[len(routed)])
         zero_D = x_TD.new_zeros(x_TD.shape[1])
-        return torch.stack([sum((routed[s] for s in slots if s >= 0), zero_D) for slots in plan.slots_TK.tolist()])
+        return torch.stack(
+            [sum((routed[s] for s in slots if s >= 0), zero_D) for slots in plan.slots_TK.tolist()]
+        )
 
     return op
 
