@@ -41,6 +41,7 @@ check: lint types layers test
 
 bench: install
 	$(RUN)/python kernels/bench/grouped_ffn.py
+	$(RUN)/python serve/bench/latency.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
