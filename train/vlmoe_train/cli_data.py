@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vlmoe_train.arguments import Parser
 from vlmoe_train.data.fetch import fetch
 from vlmoe_train.data.samples import DataError
 from vlmoe_train.data.sources import DATASETS, PACKAGES, RECIPES, dataset_names
@@ -46,7 +47,7 @@ def listing() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vlmoe data", description="Data sets for training and evaluation.")
+    parser = Parser(prog="vlmoe data", description="Data sets for training and evaluation.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="data sets, their licences and packages")
     get = commands.add_parser(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from vlmoe_model.config import HeadConfig, ModelConfig, Task
 from vlmoe_model.errors import ModelError
 from vlmoe_model.runner import Runner
+from vlmoe_train.arguments import Parser
 from vlmoe_train.config import RecipeError, load_recipe
 from vlmoe_train.data.samples import DataError
 from vlmoe_train.evaluate.suites import SUITES, Request, Score, Suite, jsonl
@@ -118,7 +119,7 @@ def _head_for(dataset: str, config: ModelConfig) -> HeadConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vlmoe eval", description="Test figures of a checkpoint.")
+    parser = Parser(prog="vlmoe eval", description="Test figures of a checkpoint.")
     parser.add_argument("--model", required=True, metavar="PATH", help="checkpoint directory, or demo")
     parser.add_argument("--recipe", required=True, help=f"recipe, .yaml file, or one of {', '.join(SUITES)}")
     parser.add_argument(
