@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vlmoe_kernels import Backend, eager
+from vlmoe_kernels import Backend, RoutePlan, eager
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.config import ModelConfig
-from vlmoe_model.layers import INIT_STD, GroupedNorm, init_weight
+from vlmoe_model.layers import INIT_STD, GroupedNorm, give_up, init_weight
 from vlmoe_model.packing import Packed
 
 
@@ -30,14 +30,12 @@ class GroupedLinear(nn.Module):
         return lambda x_TD, plan: shared(x_TD)
 
     def pack(self, backend: Backend, dtype: torch.dtype, bias_GO: Tensor) -> None:
-        """Hand weight and bias to a backend; inputs are cast to dtype from here on."""
+        """Give weight and bias up to a backend; inputs are cast to dtype from here on."""
         self.op, self.op_dtype = self._make(backend, self.weight.to(dtype), bias_GO.to(dtype)), dtype
+        give_up(self, "weight")
 
-    def forward(self, x_TD: Tensor, packed: Packed, bias_GO: Tensor) -> Tensor:
-        """[T, D] -> [T, O]."""
-        plan = packed.modality.plan
-        # modality groups are V and T; there is no third one here
-        plan = type(plan)(plan.order_R, plan.sizes[:2], plan.slots_TK, None, plan.complete)
+    def forward(self, x_TD: Tensor, plan: RoutePlan, bias_GO: Tensor) -> Tensor:
+        """[T, D] -> [T, O]. plan: by modality."""
         if self.op is not None:
             return self.op(x_TD.to(self.op_dtype), plan)
         return self._make(eager, self.weight, bias_GO)(x_TD, plan)
@@ -64,7 +62,7 @@ class Attention(nn.Module):
         return torch.cat([self.q_bias, k_bias, self.v_bias], dim=1)
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Hand the weights to a backend."""
+        """Give the matrices up to a backend."""
         self.qkv.pack(backend, dtype, self._qkv_bias())
         self.out.pack(backend, dtype, self.out_bias)
         self.backend = backend
@@ -72,11 +70,12 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, packed: Packed, bias: Sequence[Tensor] | None) -> Tensor:
         """[T, D] -> [T, D]; bias: per run [H, length, length]."""
         num_tokens, dim = x_TD.shape
-        qkv = self.qkv(x_TD, packed, self._qkv_bias()).view(num_tokens, 3, self.num_heads, -1)
+        plan = packed.modality.plan
+        qkv = self.qkv(x_TD, plan, self._qkv_bias()).view(num_tokens, 3, self.num_heads, -1)
         q_THC, k_THC, v_THC = qkv.unbind(dim=1)
         y_TD = self.backend.attention(q_THC, k_THC, v_THC, packed.attention_runs, bias)
         y_TD = y_TD.reshape(num_tokens, dim)
         if self.inner_norm is not None:
             y_TD = self.inner_norm(y_TD, packed.modality.onehot_TP)
-        out: Tensor = self.out(y_TD, packed, self.out_bias)
+        out: Tensor = self.out(y_TD, plan, self.out_bias)
         return out

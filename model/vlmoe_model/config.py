@@ -14,7 +14,7 @@ from vlmoe_model.errors import CheckpointError
 from vlmoe_model.fields import build
 
 Stem = Literal["patch", "conv", "gradient"]
-Router = Literal["top_k", "batch_priority", "expert_choice", "soft"]
+Router = Literal["top_k", "batch_priority"]
 AuxLoss = Literal["none", "vloss", "importance", "load", "gshard", "z"]
 Task = Literal["vqa", "image_classification", "text_classification", "contrastive"]
 Pool = Literal["cls", "mean", "flatten"]

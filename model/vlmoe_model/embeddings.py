@@ -11,9 +11,15 @@ from vlmoe_model.layers import init_weight
 from vlmoe_model.packing import SequenceRun
 from vlmoe_model.stems import STEMS
 
+# of BERT, whose text embeddings VLMo took over
+TEXT_NORM_EPS = 1e-12
+
 
 class Embeddings(nn.Module):
-    """Word and patch embeddings, [I_CLS], absolute positions, types."""
+    """Word and patch embeddings, [I_CLS], absolute positions, types (VLMo: T 0, V 1).
+
+    VLMo's text embeddings carry a type of their own inside the norm, always the same one: a row to add to `words`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,7 +33,7 @@ class Embeddings(nn.Module):
         if config.type_embeddings:
             self.types = init_weight(2, config.dim)
         if config.text_embedding_norm:
-            self.text_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+            self.text_norm = nn.LayerNorm(config.dim, eps=TEXT_NORM_EPS)
 
     def forward(self, run: SequenceRun) -> tuple[Tensor, Tensor | None]:
         """One run to [N * length, D], and the stem's patches [N, G * G, D] where there is an image."""
@@ -46,10 +52,10 @@ class Embeddings(nn.Module):
         if self.config.absolute_position:
             offset = self.config.position_offset
             x = x + self.text_positions[offset : offset + tokens_NL.shape[1]]
-        if self.config.type_embeddings:
-            x = x + self.types[0]
         if self.config.text_embedding_norm:
             x = self.text_norm(x)
+        if self.config.type_embeddings:
+            x = x + self.types[0]
         return x
 
     def image(self, patches_NGD: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ class Block(nn.Module):
         self.attn = Attention(config, index)
         self.ffn = FeedForward(config, index)
         self.norm2 = GroupedNorm(config.dim, len(self.ffn.pools), config.norm_eps)
-        has_scale = config.layer_scale is not None
-        self.scale1 = nn.Parameter(torch.full((config.dim,), config.layer_scale)) if has_scale else None
-        self.scale2 = nn.Parameter(torch.full((config.dim,), config.layer_scale)) if has_scale else None
+        self.scale1, self.scale2 = _layer_scale(config), _layer_scale(config)
         self.drop_path = config.drop_path * index / max(1, config.num_layers - 1)
 
     def forward(
@@ -55,6 +53,10 @@ class Block(nn.Module):
         return y_TD
 
 
+def _layer_scale(config: ModelConfig) -> nn.Parameter | None:
+    return None if config.layer_scale is None else nn.Parameter(torch.full((config.dim,), config.layer_scale))
+
+
 class Encoder(nn.Module):
     """All blocks and the final norm."""
 
@@ -66,7 +68,7 @@ class Encoder(nn.Module):
         self.norm = GroupedNorm(config.dim, groups, config.norm_eps) if config.final_norm else None
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Hand all weights to a backend."""
+        """Give all matrices up to a backend."""
         for block in self.blocks:
             if isinstance(block, Block):
                 block.attn.pack(backend, dtype)

@@ -12,7 +12,7 @@ from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
-from vlmoe_model.layers import INIT_STD, init_weight
+from vlmoe_model.layers import INIT_STD, give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 
@@ -31,8 +31,8 @@ class ExpertPool(nn.Module):
 
     def value(self, dtype: torch.dtype | None = None) -> Pool:
         """The weights as the kernels take them."""
-        tensors = (self.w1, self.b1, self.w2, self.b2, self.mid_weight, self.mid_bias)
-        return Pool(*(t if t is None or dtype is None else t.to(dtype) for t in tensors))
+        pool = Pool(self.w1, self.b1, self.w2, self.b2, self.mid_weight, self.mid_bias)
+        return pool if dtype is None else Pool._make(t if t is None else t.to(dtype) for t in pool)
 
 
 class FeedForward(nn.Module):
@@ -47,11 +47,12 @@ class FeedForward(nn.Module):
         self.op: GroupedOp | None = None
         self.op_dtype = torch.float32
         out_std = INIT_STD / (2.0 * (index + 1)) ** 0.5
-        names = POOLS if self.is_fused else POOLS[:2]
+        names = POOLS if self.is_fused else POOLS[:-1]
+        # experts of each pool, or 1
+        self.sizes = [config.num_experts if self.is_moe and name != "VL" else 1 for name in names]
         self.pools = nn.ModuleDict()
         self.routers = nn.ModuleDict()
-        for name in names:
-            num_experts = config.num_experts if self.is_moe and name != "VL" else 1
+        for name, num_experts in zip(names, self.sizes, strict=True):
             self.pools[name] = ExpertPool(
                 num_experts, config.dim, config.ffn_dim, sub_ln=config.sub_ln, out_std=out_std
             )
@@ -69,29 +70,24 @@ class FeedForward(nn.Module):
         return [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Hand the weights to a backend; inputs are cast to dtype from here on."""
+        """Give the weights up to a backend; inputs are cast to dtype from here on."""
         self.op, self.op_dtype = backend.grouped_ffn(self._pools(dtype), self.eps), dtype
+        for pool in self.pools.values():
+            give_up(pool, *Pool._fields)
         for router in self.routers.values():
             if isinstance(router, Router):
                 router.pack(backend)
 
     def forward(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> Tensor:
         """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""
-        plan = self.route(x_TD, tokens, log) if self.is_moe else self._dense_plan(tokens.plan)
+        plan = self.route(x_TD, tokens, log) if self.is_moe else tokens.plan
         op = self.op or eager.grouped_ffn(self._pools(), self.eps)
         return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
-
-    def _dense_plan(self, plan: RoutePlan) -> RoutePlan:
-        """Below vl_start no token is in the VL pool, and there is no such group."""
-        if self.is_fused:
-            return plan
-        return RoutePlan(plan.order_R, plan.sizes[:2], plan.slots_TK, None, plan.complete)
 
     def route(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> RoutePlan:
         """Both modalities' tokens in one plan; groups run through the pools in order."""
         groups, gates, rows, first_group = [], [], [], 0
-        for pool, name in enumerate(self.pools):
-            rows_P = tokens.rows[pool]
+        for name, size, rows_P in zip(self.pools, self.sizes, tokens.rows, strict=True):
             if name in self.routers:
                 routing: Routing = self.routers[name](x_TD[rows_P])
                 if log is not None:
@@ -107,7 +103,7 @@ class FeedForward(nn.Module):
                 groups.append(only)
                 gates.append(torch.ones(len(rows_P), top_k, device=x_TD.device))
             rows.append(rows_P)
-            first_group += len(self.pools[name].w1)  # type: ignore[arg-type]
+            first_group += size
         # rows of the pools, one behind the other, back to the order of the batch
         back_T = torch.cat(rows).argsort()
         return make_plan(torch.cat(groups)[back_T], torch.cat(gates)[back_T], first_group)

@@ -17,6 +17,12 @@ def init_weight(*shape: int, std: float = INIT_STD) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*shape), std=std, a=-2 * std, b=2 * std))
 
 
+def give_up(module: nn.Module, *names: str) -> None:
+    """Drop parameters that a backend now holds in a layout of its own: weights are in memory once."""
+    for name in names:
+        setattr(module, name, None)
+
+
 class Linear(nn.Module):
     """x W^T + b on rows."""
 
@@ -28,9 +34,10 @@ class Linear(nn.Module):
         self.op_dtype = torch.float32
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Hand the weights to a backend; inputs are cast to dtype from here on."""
+        """Give the weights up to a backend; inputs are cast to dtype from here on."""
         bias = None if self.bias is None else self.bias.to(dtype)
         self.op, self.op_dtype = backend.linear(self.weight.to(dtype), bias), dtype
+        give_up(self, "weight", "bias")
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """[T, D] -> [T, O]."""
@@ -49,12 +56,11 @@ class GroupedNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_TD: Tensor, onehot_TG: Tensor) -> Tensor:
-        """onehot_TG: float32, 1 at the group of each token; further columns are not read."""
+        """onehot_TG: float32, 1 at the group of each token; not read where there is one group."""
         num_groups, *dim = self.weight.shape
         if num_groups == 1:
             return F.layer_norm(x_TD, dim, self.weight[0], self.bias[0], self.eps)
         # a product with a one-hot row picks the group's values exactly, and its backward is a small GEMM
         with torch.autocast(x_TD.device.type, enabled=False):
-            onehot_TG = onehot_TG[:, :num_groups]
             normed_TD = F.layer_norm(x_TD.float(), dim, None, None, self.eps)
             return torch.addcmul(onehot_TG @ self.bias, normed_TD, onehot_TG @ self.weight)

@@ -24,7 +24,7 @@ class VLMoE(nn.Module):
         self.heads = nn.ModuleDict({head.name: HEADS[head.task](head, config) for head in config.heads})
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Prepare for inference: every weight goes to a backend once; the stem and the heads stay in float32."""
+        """Prepare for inference, for good: matrices are given up to a backend; stem and heads stay in float32."""
         self.encoder.pack(backend, dtype)
         for part in (self.embeddings, self.heads):
             for module in part.modules():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlmoe_kernels import RoutePlan, Run, make_plan
 from vlmoe_model.config import ModelConfig
+from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Job
 
 # feed-forward pools, in the order of their groups
@@ -58,7 +59,7 @@ class SequenceRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """Which pool each token belongs to, below and from `vl_start` on.
+    """Which pool each token belongs to.
 
     pool_T: int64 [T]. onehot_TP: the same as float32 rows. rows: the tokens of each pool. plan: that of a dense layer.
     """
@@ -69,16 +70,20 @@ class Tokens:
     plan: RoutePlan
 
     @classmethod
-    def of(cls, pool_T: Tensor) -> "Tokens":
+    def of(cls, pool_T: Tensor, num_pools: int) -> "Tokens":
         """Index the tokens of every pool."""
-        rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(len(POOLS)))
-        onehot_TP = F.one_hot(pool_T, len(POOLS)).float()
-        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, len(POOLS)))
+        rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(num_pools))
+        onehot_TP = F.one_hot(pool_T, num_pools).float()
+        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, num_pools))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """One batch. jobs[i]: which job the i-th packed sequence is."""
+    """One batch.
+
+    jobs[i]: which job the i-th packed sequence is. modality: pools V and T, for what is below `vl_start`, and for
+    attention. fused: pools V, T and VL, for the feed-forward layers from `vl_start` on.
+    """
 
     runs: tuple[SequenceRun, ...]
     jobs: tuple[int, ...]
@@ -100,22 +105,39 @@ def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = 
     """Sort jobs into runs of equal shape.
 
     Raises:
-        ValueError: no jobs, an unknown head, or an image whose side is no multiple of the patch size.
+        ValueError: no jobs.
+        InputError: an image or a text that its head does not take.
+        KeyError: a job names an unknown head.
     """
     if not jobs:
         raise ValueError("a batch needs at least one job")
     members: dict[tuple[str, int, int], list[int]] = {}
     for index, job in enumerate(jobs):
+        _check(job, config)
         image, tokens = job.example.image, job.example.tokens
         size = 0 if image is None else image.shape[0]
-        if size % config.patch_size:
-            raise ValueError(f"image side {size} is not a multiple of the patch size {config.patch_size}")
         members.setdefault((job.head, 0 if tokens is None else len(tokens), size), []).append(index)
     runs, order = [], []
     for key in sorted(members):
         runs.append(_run(key, [jobs[i] for i in members[key]], config, device))
         order += members[key]
     return assemble(runs, order)
+
+
+def _check(job: Job, config: ModelConfig) -> None:
+    """A prepared job has these shapes; what a bad one would do inside the network, nobody could read."""
+    head, image, tokens = config.head(job.head), job.example.image, job.example.tokens
+    if image is not None:
+        wanted = () if head.image is None else (head.image.size, head.image.size, 3)
+        if image.shape != wanted:
+            takes = f"images of {list(wanted)}" if wanted else "no images"
+            raise InputError(f"head {head.name!r} takes {takes}, got one of {list(image.shape)}")
+    if tokens is not None:
+        if not 1 <= len(tokens) <= head.max_text:
+            takes = f"texts of 1 to {head.max_text} tokens" if head.max_text else "no texts"
+            raise InputError(f"head {head.name!r} takes {takes}, got one of {len(tokens)}")
+        if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+            raise InputError(f"token ids must be in [0, {config.vocab_size - 1}], got {tokens.tolist()}")
 
 
 def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
@@ -131,8 +153,8 @@ def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
     return Packed(
         tuple(runs),
         tuple(jobs),
-        Tokens.of(torch.cat(modality_T).to(device)),
-        Tokens.of(torch.cat(fused_T).to(device)),
+        Tokens.of(torch.cat(modality_T).to(device), len(POOLS) - 1),
+        Tokens.of(torch.cat(fused_T).to(device), len(POOLS)),
     )
 
 

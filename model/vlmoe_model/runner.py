@@ -26,7 +26,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Runner:
     """The network of one checkpoint, packed for inference.
 
-    An output depends on its job alone: bit for bit the same in every batch, at equal dtype, device and threads.
+    An output depends on its job alone: on CPU bit for bit the same in every batch, at equal dtype and threads, unless
+    the checkpoint asks for an eval capacity. The runner takes the network's weights over.
     """
 
     def __init__(self, directory: CheckpointDir, network: VLMoE, *, device: str, dtype: str) -> None:
@@ -37,10 +38,7 @@ class Runner:
         self.num_parameters = sum(p.numel() for p in network.parameters())
         self._network = network.eval().requires_grad_(False).to(device)
         # on a GPU plain torch serves until a backend of kernels for it is chosen here
-        if device == "cpu":
-            network.pack(backend("cpu"), DTYPES[dtype])
-        else:
-            network.pack(backend("eager"), DTYPES[dtype])
+        network.pack(backend("cpu" if device == "cpu" else "eager"), DTYPES[dtype])
 
     @classmethod
     def load(
@@ -67,7 +65,8 @@ class Runner:
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         state = load_state(directory, expected=expected)
-        network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+        # popped, so that no tensor outlives its cast, or later its packed copy
+        network.load_state_dict({name: state.pop(name).float() for name in expected}, assign=True)
         return cls(directory, network, device=device, dtype=chosen)
 
     @property

@@ -60,7 +60,7 @@ class ImagePool(nn.Module):
     """The image outputs as one vector, by `HeadConfig.pool`.
 
     `flatten` keeps the position: all patches side by side, the stem's patches with them, which gives the head a
-    linear path from the stem's features.
+    linear path from the stem's features. `cls` is normed by the encoder where that has a final norm.
     """
 
     def __init__(self, head: HeadConfig, config: ModelConfig) -> None:
@@ -69,7 +69,8 @@ class ImagePool(nn.Module):
         side = 0 if head.image is None else head.image.size
         self.num_patches = (side // config.patch_size) ** 2
         self.out_dim = config.dim * (2 * self.num_patches if self.kind == "flatten" else 1)
-        self.norm = nn.LayerNorm(self.out_dim, eps=config.norm_eps)
+        is_normed = self.kind == "cls" and config.final_norm
+        self.norm = nn.Identity() if is_normed else nn.LayerNorm(self.out_dim, eps=config.norm_eps)
 
     def forward(self, states: States) -> Tensor:
         """[N, out_dim], normalised.

@@ -19,7 +19,13 @@ class VQAHead(Head):
         self.out = Linear(hidden, head.out_dim)
 
     def forward(self, states: States) -> Tensor:
-        """[N, answers] logits."""
+        """[N, answers] logits.
+
+        Raises:
+            ValueError: the run lacks an image or a text.
+        """
+        if not states.run.num_image or not states.run.num_text:
+            raise ValueError(f"head {states.run.head!r} needs an image and a text")
         pooled = self.pooler(states.first.float()).tanh()
         out: Tensor = self.out(nn.functional.gelu(self.norm(self.up(pooled))))
         return out

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlmoe_kernels import Backend
 from vlmoe_kernels.ops import LinearOp
-from vlmoe_model.layers import init_weight
+from vlmoe_model.layers import give_up, init_weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,7 @@ class Router(nn.Module):
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k must be in [1, {num_experts}], got {top_k}")
         self.weight = init_weight(num_experts, dim)
+        self.num_experts = num_experts
         self.top_k = top_k
         self.capacity_train, self.capacity_eval = capacity_train, capacity_eval
         self.noise_std = noise / num_experts
@@ -58,6 +59,7 @@ class Router(nn.Module):
     def pack(self, backend: Backend) -> None:
         """Scores stay in float32: bf16 logits tie often, and a tie flips an expert between devices."""
         self.op = backend.linear(self.weight.float(), None)
+        give_up(self, "weight")
 
     def forward(self, x_TD: Tensor) -> Routing:
         """Route the rows of one pool."""
@@ -72,7 +74,7 @@ class Router(nn.Module):
         gates_TK, experts_TK = gates_TE[:, : self.top_k], experts_TE[:, : self.top_k]
         factor = self.capacity_train if self.training else self.capacity_eval
         if factor is not None:
-            limit = capacity(factor, experts_TK.numel(), self.weight.shape[0])
+            limit = capacity(factor, experts_TK.numel(), self.num_experts)
             experts_TK = drop_over_capacity(experts_TK, self.priority(gates_TK), limit)
         return Routing(gates_TK, experts_TK, logits_TE, noisy_TE, noise_std)
 

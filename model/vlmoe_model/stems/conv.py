@@ -1,5 +1,7 @@
 """A stack of strided convolutions: a softer start than one matrix (Xiao et al. 2021, "Early convolutions")."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,9 +15,7 @@ class ConvStem(nn.Module):
         if patch_size != 1 << depth or depth < 1:
             raise ValueError(f"a conv stem needs a patch_size that is a power of two, got {patch_size}")
         widths = [3] + [max(8, dim >> (depth - i)) for i in range(1, depth + 1)]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.proj = nn.Conv2d(widths[-1], dim, 1)
 
     def forward(self, images_N3SS: Tensor) -> Tensor:

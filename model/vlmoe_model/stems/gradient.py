@@ -50,7 +50,9 @@ def gradient_cells(images_N3SS: Tensor, cell: int) -> Tensor:
     # the channel with the strongest gradient speaks for the pixel
     energy, channel = (dx.square() + dy.square()).max(dim=1, keepdim=True)
     dx, dy = dx.gather(1, channel), dy.gather(1, channel)
-    position = (torch.atan2(dy, dx) / math.pi % 1.0) * BINS
+    # image by image: the vectorised atan2 has other bits than the scalar one that handles the end of a tensor
+    angle = torch.stack([torch.atan2(*of_image) for of_image in zip(dy, dx, strict=True)])
+    position = (angle / math.pi % 1.0) * BINS
     magnitude = energy.sqrt()
     centres = torch.arange(BINS, device=images_N3SS.device).view(1, BINS, 1, 1)
     # 1 - circular distance, where positive; in place, because these nine maps are the stem's whole cost
