@@ -34,6 +34,8 @@ def test_unknown_name_lists_what_there_is():
             {"tasks": [{"data": "x", "head": "classes", "batch": 1, "augment": "twirl"}]},
             "augment must be one of",
         ),
+        ({"base": "no/such/checkpoint"}, "either a model or a base"),
+        ({"delta": True}, "delta needs a base"),
         ({"model": {"preset": "huge"}}, "model.preset must be one of"),
         ({"model": {"preset": "demo", "dim": 7}}, "not a multiple of num_heads"),
     ],

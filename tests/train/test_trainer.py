@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.runner import Runner
@@ -102,3 +104,34 @@ def test_all_tasks_share_one_forward_pass(recipe_file: Path, tmp_path: Path, mon
     trainer.modules.train()
     trainer.train_step()
     assert heads == [{"classes", "answers", "captions"}]
+
+
+def test_fine_tuning_starts_from_a_base_and_stores_what_changed(recipe_file: Path, tmp_path: Path):
+    config = load_recipe(str(recipe_file))
+    base = train(config, tmp_path, tmp_path / "base", resume=False, report=lambda line: None)
+    fields = yaml.safe_load(recipe_file.read_text())
+    del fields["model"]
+    fields |= {
+        "base": str(tmp_path / "base"),
+        "freeze_experts": True,
+        "delta": True,
+        "heads": fields["heads"][:1],
+    }
+    fields["tasks"] = fields["tasks"][:1]
+    recipe_file.write_text(yaml.safe_dump(fields))
+    tuned = train(
+        load_recipe(str(recipe_file)), tmp_path, tmp_path / "tuned", resume=False, report=lambda line: None
+    )
+    stored = load_file(tmp_path / "tuned" / "model.safetensors")
+    experts = [
+        name for name in tuned.network.state_dict() if name.startswith("encoder.blocks.1.ffn.pools.V.")
+    ]
+    assert experts
+    assert not set(experts) & set(stored)
+    assert "encoder.blocks.0.ffn.pools.V.w1" in stored
+    before, after = base.network.state_dict(), tuned.network.state_dict()
+    for name in experts:
+        assert torch.equal(before[name].bfloat16(), after[name].bfloat16()), name
+    runner = Runner.load(tmp_path / "tuned", dtype="fp32")
+    assert [head.name for head in runner.config.heads] == ["classes"]
+    assert runner.run([Job("classes", Example(np.zeros((16, 16, 3), np.uint8)))])[0].shape == (3,)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.presets import PRESETS
 
@@ -68,7 +69,11 @@ class TaskRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the weights that come out, but the data itself."""
+    """Everything that decides the weights that come out, but the data itself.
+
+    base: checkpoint to start from, whose encoder and tokenizer the run keeps; "" starts from the seed.
+    delta: write only what changed against `base`, which must lie beside the output directory.
+    """
 
     name: str
     model: ModelConfig
@@ -84,6 +89,8 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     freeze_experts: bool = False
+    base: str = ""
+    delta: bool = False
     log_every: int = 20
     save_every: int = 500
     card: str = ""
@@ -97,6 +104,8 @@ class TrainConfig:
                 raise RecipeError(
                     f"task {task.data} names head {task.head!r}; heads: {', '.join(sorted(names))}"
                 )
+        if self.delta and not self.base:
+            raise RecipeError("delta needs a base")
         if not self.tasks:
             raise RecipeError("a recipe needs at least one task")
 
@@ -120,12 +129,7 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> TrainConf
 
 
 def _parse(fields: dict[str, Any]) -> TrainConfig:
-    model = dict(fields.pop("model"))
-    preset = model.pop("preset", "demo")
-    if preset not in PRESETS:
-        raise RecipeError(f"model.preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if "moe_blocks" in model:
-        model["moe_blocks"] = tuple(model["moe_blocks"])
+    model = _model(fields)
     heads = tuple(
         HeadRecipe(**{**head, "image": ImageSpec(**head["image"]) if head.get("image") else None})
         for head in fields.pop("heads")
@@ -133,6 +137,19 @@ def _parse(fields: dict[str, Any]) -> TrainConfig:
     tasks = tuple(TaskRecipe(**task) for task in fields.pop("tasks"))
     if "betas" in fields:
         fields["betas"] = tuple(fields["betas"])
-    return TrainConfig(
-        model=dataclasses.replace(PRESETS[preset], **model), heads=heads, tasks=tasks, **fields
-    )
+    return TrainConfig(model=model, heads=heads, tasks=tasks, **fields)
+
+
+def _model(fields: dict[str, Any]) -> ModelConfig:
+    """The encoder: a preset with changes, or that of the base."""
+    if fields.get("base"):
+        if "model" in fields:
+            raise RecipeError("a recipe has either a model or a base, not both")
+        return open_directory(resolve(fields["base"])).config
+    model = dict(fields.pop("model"))
+    preset = model.pop("preset", "demo")
+    if preset not in PRESETS:
+        raise RecipeError(f"model.preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if "moe_blocks" in model:
+        model["moe_blocks"] = tuple(model["moe_blocks"])
+    return dataclasses.replace(PRESETS[preset], **model)

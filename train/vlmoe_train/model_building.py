@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from vlmoe_model.config import ModelConfig
+from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
+from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.network import VLMoE
 from vlmoe_model.tokenizer import Tokenizer, train_wordpiece
 from vlmoe_train.config import TrainConfig
@@ -29,6 +30,7 @@ def build(config: TrainConfig, data: Path) -> Setup:
 
     Raises:
         DataError: a data set was not fetched, or is damaged.
+        CheckpointError: the base is broken.
         ValueError: the recipe does not fit its data.
     """
     heads = {head.name: head for head in config.heads}
@@ -44,10 +46,15 @@ def build(config: TrainConfig, data: Path) -> Setup:
     # captions are texts too: those of a contrastive head need not all stand in train
     texts = {t for s in samples for t in s.texts if t}
     texts.update(label for head in config.heads if head.task == "contrastive" for label in labels[head.name])
-    tokenizer = train_wordpiece(sorted(texts), config.model.vocab_size)
-    model = _with_heads(config, labels, tokenizer)
+    base = open_directory(resolve(config.base)) if config.base else None
+    tokenizer = base.tokenizer() if base else train_wordpiece(sorted(texts), config.model.vocab_size)
+    built = tuple(head.build(len(labels[head.name])) for head in config.heads)
+    vocab_size = config.model.vocab_size if base else tokenizer.vocab_size
+    model = replace(config.model, vocab_size=vocab_size, heads=built)
     torch.manual_seed(config.seed)
     network = VLMoE(model)
+    if base:
+        _start_from(network, base, labels)
     tasks = tuple(
         TASKS[model.head(recipe.head).task](recipe, s, model, tokenizer, labels[recipe.head])
         for recipe, s in zip(config.tasks, samples, strict=True)
@@ -58,6 +65,18 @@ def build(config: TrainConfig, data: Path) -> Setup:
     return Setup(network, tokenizer, labels, tasks)
 
 
-def _with_heads(config: TrainConfig, labels: dict[str, tuple[str, ...]], tokenizer: Tokenizer) -> ModelConfig:
-    built = tuple(head.build(len(labels[head.name])) for head in config.heads)
-    return replace(config.model, vocab_size=max(1, tokenizer.vocab_size), heads=built)
+def _start_from(network: VLMoE, base: CheckpointDir, labels: dict[str, tuple[str, ...]]) -> None:
+    """Take the encoder's weights, and those of every head that stayed what it was."""
+    kept = {
+        head.name
+        for head in network.config.heads
+        if head in base.config.heads
+        and (head.task == "contrastive" or labels[head.name] == base.labels[head.name])
+    }
+    own = network.state_dict()
+    state = {
+        name: tensor.float()
+        for name, tensor in load_state(base).items()
+        if not name.startswith("heads.") or name.split(".")[1] in kept
+    }
+    network.load_state_dict(own | state)

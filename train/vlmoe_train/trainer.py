@@ -4,6 +4,7 @@ build -> (prepare | resume) -> [ batch -> forward -> backward -> clip -> AdamW ]
 """
 
 import ctypes
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vlmoe_model.checkpoint.delta import save_delta
+from vlmoe_model.checkpoint.directory import resolve
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.packing import SequenceRun, assemble
 from vlmoe_model.routing import Routing
@@ -144,8 +147,10 @@ class Trainer:
 
     def save_checkpoint(self, metrics: dict[str, Any] | None = None) -> None:
         """Write what `vlmoe serve` loads into `out`, beside the run's own files."""
-        save(
-            self.out,
+        write = functools.partial(save, self.out)
+        if self.config.delta:
+            write = functools.partial(save_delta, self.out, resolve(self.config.base))
+        write(
             self.network.config,
             self.network.state_dict(),
             self.setup.tokenizer,
