@@ -89,3 +89,27 @@ class ErrorAnswer(Result):
     """Every error has this shape."""
 
     error: ErrorBody
+
+
+class VqaResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[VqaAnswer | ErrorAnswer]
+
+
+class ClassifyResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[ClassifyAnswer | ErrorAnswer]
+
+
+class EmbedResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[EmbedAnswer | ErrorAnswer]
+
+
+class RetrieveResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[RetrieveAnswer | ErrorAnswer]

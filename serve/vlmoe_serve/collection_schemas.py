@@ -1,11 +1,11 @@
 """What the collections' routes take and answer."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from vlmoe_serve.answers import ErrorBody, Result
-from vlmoe_serve.schemas import Image, ModelName, Strict, Text
+from vlmoe_serve.schemas import MAX_INPUTS, Image, ModelName, Strict, Text
 
 
 class PutCollectionRequest(Strict):
@@ -32,7 +32,7 @@ class UpsertOptions(Strict):
 class UpsertRequest(UpsertOptions):
     """Items to add, or to replace where their id exists. Each fails alone."""
 
-    items: list[ItemInput]
+    items: Annotated[list[ItemInput], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class ItemFailure(Result):

@@ -53,7 +53,7 @@ def _add(router: APIRouter, name: str, service: Service, max_body_bytes: int) ->
         response_class=Response,
         responses={
             200: {
-                "model": task.answer,
+                "model": task.answer | task.results,
                 "description": "The answer; with `inputs`, a list of them in `results`.",
             },
             **errors(400, 404, 409, 413, 415, 422, 429, 503, 504),

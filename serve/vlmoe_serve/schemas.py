@@ -14,6 +14,7 @@ EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAJklEQVR42mP8//8/AzbAxIADsECok/LycCHzhw/x6SBdgpFkVwEAebAJCzoERz8A"
     "AAAASUVORK5CYII="
 )
+MAX_INPUTS = 256
 MAX_TOP_K = 1000
 MAX_LABELS = 1000
 
@@ -44,7 +45,7 @@ Rerank = Annotated[
 Text = Annotated[str, Field(min_length=1)]
 ModelName = Annotated[
     str | None,
-    Field(description="Which served model; by default the first that has the task.", examples=["demo"]),
+    Field(description="Which served model; by default the first that has the task."),
 ]
 TopK = Annotated[int, Field(ge=1, description="How many of the best to answer with.")]
 
@@ -86,6 +87,8 @@ class ClassifyOptions(Strict):
 class ClassifyRequest(ClassifyOptions):
     """A picture, a text or a pair of texts."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": EXAMPLE_IMAGE}]})
+
     image: Image | None = None
     text: Text | None = None
     text_pair: Text | None = Field(None, description="A second text, for heads that compare two.")
@@ -99,6 +102,8 @@ class EmbedOptions(Strict):
 
 class EmbedRequest(EmbedOptions):
     """A picture or a text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a sleeping cat"}]})
 
     image: Image | None = None
     text: Text | None = None
@@ -136,22 +141,22 @@ class RetrieveRequest(RetrieveInput):
 class VqaBatch(VqaOptions):
     """Several questions; each input fails alone."""
 
-    inputs: list[VqaRequest]
+    inputs: Annotated[list[VqaRequest], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class ClassifyBatch(ClassifyOptions):
     """Several inputs; each fails alone."""
 
-    inputs: list[ClassifyRequest]
+    inputs: Annotated[list[ClassifyRequest], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class EmbedBatch(EmbedOptions):
     """Several inputs; each fails alone."""
 
-    inputs: list[EmbedRequest]
+    inputs: Annotated[list[EmbedRequest], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class RetrieveBatch(RetrieveOptions):
     """Several queries; each fails alone."""
 
-    inputs: list[RetrieveInput]
+    inputs: Annotated[list[RetrieveInput], Field(min_length=1, max_length=MAX_INPUTS)]

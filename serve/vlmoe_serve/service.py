@@ -27,6 +27,7 @@ from vlmoe_serve.in_flight import InFlight
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.retrieval.manager import Collections
+from vlmoe_serve.schemas import MAX_INPUTS
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed
 from vlmoe_serve.validation import check, checked_list
@@ -41,7 +42,7 @@ class Limits:
 
     max_image_pixels: int
     max_queue_ms: float
-    max_inputs: int = 256
+    max_inputs: int = MAX_INPUTS
 
 
 @dataclass(frozen=True, slots=True)

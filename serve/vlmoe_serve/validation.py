@@ -54,12 +54,12 @@ def shown(value: object) -> str:
 
 
 def _sentence(error: Mapping[str, Any], path: str) -> str:
-    message = str(error["msg"])
+    message = "Input should be an object" if error["type"] == "model_type" else str(error["msg"])
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "extra_forbidden":
         return f"{path} is not a field of this request"
-    name = path or "the body"
+    name = path or "the input"
     value = error["input"]
     if isinstance(value, dict | list):
         value_shown = "an object" if isinstance(value, dict) else f"a list of {len(value)}"

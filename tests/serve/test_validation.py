@@ -24,7 +24,7 @@ def test_what_is_right_passes():
         (VqaRequest, {**GOOD, "top_k": "3"}, "top_k", "valid integer, got '3'"),
         (VqaRequest, {**GOOD, "image": ["x"]}, "image", "base64, or a data: URL, got a list of 1"),
         (VqaRequest, {**GOOD, "question": {}}, "question", "got an object"),
-        (VqaRequest, "text", None, "the body"),
+        (VqaRequest, "text", None, "the input: input should be an object, got 'text'"),
         (ClassifyRequest, {"labels": ["a", 1]}, "labels.1", "labels.1"),
         (RetrieveRequest, {"collection": "g", "rerank": 1}, "rerank", 'true, false or "auto", got 1'),
         (RetrieveRequest, {"collection": "g", "rerank": "true"}, "rerank", "rerank"),

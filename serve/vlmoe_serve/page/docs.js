@@ -63,7 +63,8 @@ function route(path, method, one, all) {
   const body = schemas.length ? example(schemas[0], all) : undefined;
   parts.push(element("pre", curl(method.toUpperCase(), path, body)));
   const answer = one.responses["200"] && one.responses["200"].content && one.responses["200"].content["application/json"];
-  if (answer && answer.schema) parts.push(element("h3", `200: ${typeOf(answer.schema, all)}`), fields(answer.schema, all));
+  const answers = answer && answer.schema ? answer.schema.anyOf || [answer.schema] : [];
+  for (const schema of answers) parts.push(element("h3", `200: ${typeOf(schema, all)}`), fields(schema, all));
   const failures = Object.entries(one.responses).filter(([status]) => status >= "400");
   parts.push(element("p", failures.map(([status, { description }]) => `${status} ${description}`).join(" ")));
   return element("details", "", ...parts);

@@ -84,6 +84,11 @@ class Task(Protocol[Request]):
         """What one input is answered with."""
         ...
 
+    @property
+    def results(self) -> type[Result]:
+        """What a call with `inputs` is answered with, for the documentation."""
+        ...
+
     async def run(self, request: Request, desk: Desk) -> Result:
         """Answer one input."""
         ...

@@ -5,7 +5,7 @@ import numpy as np
 from vlmoe_model.config import HeadConfig
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_model.inputs import Job
-from vlmoe_serve.answers import ClassifyAnswer, Result, ScoredLabel
+from vlmoe_serve.answers import ClassifyAnswer, ClassifyResults, Result, ScoredLabel
 from vlmoe_serve.errors import InvalidField
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.schemas import ClassifyBatch, ClassifyOptions, ClassifyRequest, Strict
@@ -22,6 +22,7 @@ class Classify:
     request: type[Strict] = ClassifyRequest
     batch: type[Strict] = ClassifyBatch
     answer: type[Result] = ClassifyAnswer
+    results: type[Result] = ClassifyResults
 
     async def run(self, request: ClassifyRequest, desk: Desk) -> ClassifyAnswer:
         """Classify one input."""

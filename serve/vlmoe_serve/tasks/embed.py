@@ -1,7 +1,7 @@
 """The embedding of a picture or a text."""
 
 from vlmoe_model.config import Task as HeadTask
-from vlmoe_serve.answers import EmbedAnswer, Result
+from vlmoe_serve.answers import EmbedAnswer, EmbedResults, Result
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.schemas import EmbedBatch, EmbedOptions, EmbedRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
@@ -40,6 +40,7 @@ class Embed:
     request: type[Strict] = EmbedRequest
     batch: type[Strict] = EmbedBatch
     answer: type[Result] = EmbedAnswer
+    results: type[Result] = EmbedResults
 
     async def run(self, request: EmbedRequest, desk: Desk) -> EmbedAnswer:
         """Embed one input."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vlmoe_model.config import Task as HeadTask
-from vlmoe_serve.answers import Result, RetrieveAnswer, ScoredItem
+from vlmoe_serve.answers import Result, RetrieveAnswer, RetrieveResults, ScoredItem
 from vlmoe_serve.errors import InvalidField, SpaceConflict
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.retrieval.filters import compile_filter
@@ -21,6 +21,7 @@ class Retrieve:
     request: type[Strict] = RetrieveRequest
     batch: type[Strict] = RetrieveBatch
     answer: type[Result] = RetrieveAnswer
+    results: type[Result] = RetrieveResults
 
     async def run(self, request: RetrieveRequest, desk: Desk) -> RetrieveAnswer:
         """Answer one query."""

@@ -1,7 +1,7 @@
 """A question about a picture."""
 
 from vlmoe_model.config import Task as HeadTask
-from vlmoe_serve.answers import Result, ScoredAnswer, VqaAnswer
+from vlmoe_serve.answers import Result, ScoredAnswer, VqaAnswer, VqaResults
 from vlmoe_serve.schemas import Strict, VqaBatch, VqaOptions, VqaRequest
 from vlmoe_serve.tasks.base import Desk
 from vlmoe_serve.tasks.inputs import job
@@ -16,6 +16,7 @@ class Vqa:
     request: type[Strict] = VqaRequest
     batch: type[Strict] = VqaBatch
     answer: type[Result] = VqaAnswer
+    results: type[Result] = VqaResults
 
     async def run(self, request: VqaRequest, desk: Desk) -> VqaAnswer:
         """Answer one question."""
