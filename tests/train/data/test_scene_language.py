@@ -40,6 +40,11 @@ def answer_by_hand(question: Question, scene: tuple[Placed, ...]) -> str:
         case "where":
             (one,) = [p for p in scene if p.noun == words.removeprefix("where is the ")]
             return f"{('top', 'middle', 'bottom')[one.row]} {('left', 'center', 'right')[one.column]}"
+        case "name":
+            row, column = words.removeprefix("what is in the ").split()
+            place = ("left", "center", "right").index(column), ("top", "middle", "bottom").index(row)
+            (answer,) = {p.noun for p in scene if (p.column, p.row) == place}
+            return answer
         case _:
             side, noun = (
                 words.removeprefix("what is ").split(" the ", 1)
@@ -93,6 +98,7 @@ def test_no_answer_dominates_its_kind() -> None:
     assert share["compare"] < 0.51
     assert share["count"] < 0.21
     assert share["count-category"] < 0.19
+    assert share["name"] < 0.03
     assert share["where"] < 0.12
     assert share["relate"] < 0.03
 

@@ -90,7 +90,7 @@ CATEGORIES: dict[str, dict[str, str]] = {
 
 CAPTION_OF = {noun: caption for nouns in CATEGORIES.values() for noun, caption in nouns.items()}
 NOUNS = tuple(CAPTION_OF)
-KINDS = ("exist", "count", "count-category", "where", "relate", "compare")
+KINDS = ("exist", "count", "count-category", "name", "where", "relate", "compare")
 MAX_OBJECTS = 5
 
 _CATEGORY_OF = {noun: category for category, nouns in CATEGORIES.items() for noun in nouns}
@@ -174,6 +174,7 @@ class QuestionMaker:
             "exist": self._exist(scene),
             "count": self._count(scene),
             "count-category": self._count_category(scene),
+            "name": _name(scene),
             "where": _where(scene),
             "relate": _relate(scene),
             "compare": _compare(scene),
@@ -218,6 +219,10 @@ def _present(scene: tuple[Placed, ...]) -> list[str]:
 def _single(scene: tuple[Placed, ...]) -> list[Placed]:
     counts = Counter(placed.noun for placed in scene)
     return [placed for placed in scene if counts[placed.noun] == 1]
+
+
+def _name(scene: tuple[Placed, ...]) -> list[tuple[str, str]]:
+    return [(f"what is in the {_ROWS[p.row]} {_COLUMNS[p.column]}?", p.noun) for p in scene]
 
 
 def _where(scene: tuple[Placed, ...]) -> list[tuple[str, str]]:
