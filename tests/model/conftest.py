@@ -1,14 +1,17 @@
-"""A tiny model in every part but the network: configuration, tokenizer, labels, weights, checkpoint."""
+"""A tiny model: configuration, tokenizer, labels, weights, checkpoint; networks and jobs for it."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.inputs import Example, Job
+from vlmoe_model.network import VLMoE
 from vlmoe_model.tokenizer import Tokenizer, train_wordpiece
 
 TEXTS = ("what shape is in the image", "is there a red circle", "a pair of scissors", "two cats sleeping")
@@ -78,5 +81,55 @@ def saved(
         arguments = {"config": config, "state": state, "tokenizer": tokenizer, "labels": labels, **changes}
         save(tmp_path / name, **arguments)  # type: ignore[arg-type]
         return tmp_path / name
+
+    return build
+
+
+@pytest.fixture
+def build_network() -> Callable[..., VLMoE]:
+    """build_network(config): in eval mode, every parameter random, so that none hides behind a zero or a one."""
+
+    def build(config: ModelConfig, seed: int = 0) -> VLMoE:
+        torch.manual_seed(seed)
+        network = VLMoE(config).eval()
+        for name, parameter in network.named_parameters():
+            is_gain = name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "mid_weight"))
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape) * (0.1 if is_gain else 0.4) + is_gain)
+        return network
+
+    return build
+
+
+@pytest.fixture
+def build_job() -> Callable[..., Job]:
+    """build_job(config, head, num_text, seed): random inputs of the kinds that the head takes."""
+
+    def build(config: ModelConfig, name: str, num_text: int = 0, seed: int = 0) -> Job:
+        rng = np.random.default_rng(seed)
+        head = config.head(name)
+        image = tokens = None
+        if num_text:
+            tokens = rng.integers(0, config.vocab_size, num_text).astype(np.int32)
+        if head.image is not None and not (head.task == "contrastive" and num_text):
+            image = rng.integers(0, 256, (head.image.size, head.image.size, 3)).astype(np.uint8)
+        return Job(name, Example(image=image, tokens=tokens))
+
+    return build
+
+
+@pytest.fixture
+def mixed_jobs(build_job: Callable[..., Job]) -> Callable[[ModelConfig], list[Job]]:
+    """mixed_jobs(config): all heads of the tiny configuration, several lengths, in no order."""
+
+    def build(config: ModelConfig) -> list[Job]:
+        wanted = [
+            *[("questions", length) for length in (5, 9, 3, 5, 12)],
+            *[("shapes", 0)] * 3,
+            *[("entailment", length) for length in (4, 11, 4)],
+            *[("matching", length) for length in (0, 3, 0, 8, 3)],
+        ]
+        jobs = [build_job(config, name, length, seed) for seed, (name, length) in enumerate(wanted)]
+        return [jobs[i] for i in np.random.default_rng(0).permutation(len(jobs))]
 
     return build

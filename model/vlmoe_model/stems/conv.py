@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +21,12 @@ class ConvStem(nn.Module):
 
     def forward(self, images_N3SS: Tensor) -> Tensor:
         """[N, 3, S, S] -> [N, G * G, D]."""
-        x = images_N3SS
+        if self.training:
+            return self._patches(images_N3SS)
+        # image by image: a convolution's kernel, and with it its bits, depend on how many images there are
+        return torch.cat([self._patches(image_13SS) for image_13SS in torch.split(images_N3SS, 1)])
+
+    def _patches(self, x: Tensor) -> Tensor:
         for conv in self.convs:
             x = F.gelu(conv(x))
         y: Tensor = self.proj(x)
