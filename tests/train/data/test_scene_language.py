@@ -78,7 +78,7 @@ def test_scenes_fit_their_grid() -> None:
         assert len({(p.column, p.row) for p in scene}) == len(scene)
         assert all(0 <= p.column <= 2 and 0 <= p.row <= 2 and p.noun in NOUNS for p in scene)
         assert 1 <= len({p.noun for p in scene}) <= 3
-    assert sizes == {2, 3, 4, 5}
+    assert sizes == {1, 2, 3, 4, 5}
 
 
 def test_answers_are_right() -> None:
@@ -98,9 +98,9 @@ def test_no_answer_dominates_its_kind() -> None:
     assert share["compare"] < 0.51
     assert share["count"] < 0.21
     assert share["count-category"] < 0.19
-    assert share["name"] < 0.03
+    assert share["name"] < 0.05
     assert share["where"] < 0.12
-    assert share["relate"] < 0.03
+    assert share["relate"] < 0.06
 
 
 def test_the_same_seed_asks_the_same() -> None:
@@ -109,8 +109,8 @@ def test_the_same_seed_asks_the_same() -> None:
 
 
 def test_labels_are_sorted_and_complete() -> None:
-    assert len(NOUNS) == 65
-    assert len(LABELS) == 2 + 6 + 9 + 65
+    assert len(NOUNS) == 32
+    assert len(LABELS) == 2 + 6 + 9 + 32
     assert list(LABELS) == sorted(set(LABELS))
 
 

@@ -16,46 +16,22 @@ CATEGORIES: dict[str, dict[str, str]] = {
     "animals": {
         "dog": "dog face",
         "cat": "cat face",
-        "monkey": "monkey face",
-        "horse": "horse face",
         "lion": "lion",
         "pig": "pig face",
-        "cow": "cow face",
-        "rabbit": "rabbit face",
-        "bear": "bear",
-        "panda": "panda",
         "frog": "frog",
-        "chicken": "chicken",
         "penguin": "penguin",
-        "owl": "owl",
         "butterfly": "butterfly",
-        "snail": "snail",
-        "turtle": "turtle",
-        "octopus": "octopus",
-        "fish": "fish",
         "elephant": "elephant",
     },
     "food items": {
         "red apple": "red apple",
         "banana": "banana",
         "bunch of grapes": "grapes",
-        "lemon": "lemon",
         "strawberry": "strawberry",
-        "pear": "pear",
-        "pair of cherries": "cherries",
         "carrot": "carrot",
-        "loaf of bread": "bread",
-        "cheese wedge": "cheese wedge",
         "hamburger": "hamburger",
-        "slice of pizza": "pizza",
         "doughnut": "doughnut",
-        "cookie": "cookie",
-        "hot beverage": "hot beverage",
-        "box of french fries": "french fries",
         "watermelon": "watermelon",
-        "mushroom": "mushroom",
-        "egg": "egg",
-        "birthday cake": "birthday cake",
     },
     "vehicles": {
         "car": "automobile",
@@ -64,27 +40,18 @@ CATEGORIES: dict[str, dict[str, str]] = {
         "airplane": "airplane",
         "rocket": "rocket",
         "sailboat": "sailboat",
-        "fire engine": "fire engine",
         "tractor": "tractor",
         "helicopter": "helicopter",
-        "ambulance": "ambulance",
     },
     "household items": {
         "soccer ball": "soccer ball",
-        "basketball": "basketball",
         "key": "key",
         "guitar": "guitar",
         "umbrella": "umbrella",
         "alarm clock": "alarm clock",
         "light bulb": "light bulb",
-        "stack of books": "books",
         "pair of scissors": "scissors",
-        "hammer": "hammer",
-        "wrapped gift": "wrapped gift",
         "balloon": "balloon",
-        "trophy": "trophy",
-        "camera": "camera",
-        "bell": "bell",
     },
 }
 
@@ -97,9 +64,10 @@ _CATEGORY_OF = {noun: category for category, nouns in CATEGORIES.items() for nou
 _ROWS = ("top", "middle", "bottom")
 _COLUMNS = ("left", "center", "right")
 _CELLS = tuple((column, row) for row in range(3) for column in range(3))
-# more scenes with many objects, because large counts need many of one noun
-_NUM_OBJECTS = (2, 3, 4, 5)
-_NUM_OBJECTS_WEIGHTS = (4, 4, 5, 7)
+# single objects, from which names are learned soonest; then more scenes with many objects than with few, because
+# large counts need many of one noun
+_NUM_OBJECTS = (1, 2, 3, 4, 5)
+_NUM_OBJECTS_WEIGHTS = (6, 3, 3, 5, 7)
 
 LABELS = tuple(
     sorted(
@@ -151,7 +119,7 @@ def with_article(noun: str) -> str:
 
 
 def draw_scene(rng: random.Random) -> tuple[Placed, ...]:
-    """Two to five objects of one to three nouns, in different cells."""
+    """One to five objects of one to three nouns, in different cells."""
     num_objects = rng.choices(_NUM_OBJECTS, _NUM_OBJECTS_WEIGHTS)[0]
     num_nouns = min(rng.randint(1, 3), num_objects)
     nouns = rng.sample(NOUNS, num_nouns)
