@@ -1,6 +1,7 @@
 """Tensors in and out of checkpoint directories."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,8 @@ def _write_weights(
             directory / name,
             metadata={"format": "pt"},
         )
+        # the library keeps its files to their owner; who may read the configuration may read the weights
+        shutil.copymode(directory / files.CONFIG, directory / name)
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         _write_json(directory / files.INDEX, {"metadata": {}, "weight_map": dict(sorted(weight_map.items()))})
