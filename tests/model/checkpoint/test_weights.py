@@ -48,7 +48,9 @@ def test_shards_keep_to_the_limit(saved: Saved) -> None:
 
 def test_weights_may_be_read_by_whoever_may_read_the_configuration(saved: Saved) -> None:
     path = saved(max_shard_bytes=3000)
-    assert {file.stat().st_mode for file in path.glob("*.safetensors")} == {(path / "config.json").stat().st_mode}
+    assert {file.stat().st_mode for file in path.glob("*.safetensors")} == {
+        (path / "config.json").stat().st_mode
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
