@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import base64
 import io
-import os
 import random
 import re
 import statistics
@@ -83,9 +82,7 @@ def main() -> None:
     command = [vlmoe, "serve", "--port", "0", "--threads", str(args.threads)]
     if args.model != "demo":
         command += ["--model", args.model]
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
-    )
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         url = wait_until_ready(server)
         runner = Runner.load(args.model, threads=args.threads)
