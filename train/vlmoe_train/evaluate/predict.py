@@ -10,7 +10,7 @@ from vlmoe_model.runner import Runner
 from vlmoe_train.data.samples import Samples
 
 # called with the number of jobs that were answered
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 _BATCH = 128
 
