@@ -4,12 +4,15 @@ import pytest
 
 from vlmoe_train.data.drawings import STYLES, concepts, drawing_files, on_white, read_drawing
 from vlmoe_train.data.samples import DataError
+from vlmoe_train.data.scene_language import NOUNS
+
+NUM = len(NOUNS)
 
 
 def test_concepts_have_no_skin_tones_and_are_sorted(data_root: Path) -> None:
     found = concepts(data_root)
     captions = [concept.caption for concept in found]
-    assert len(found) == 67
+    assert len(found) == NUM + 2
     assert captions == sorted(captions)
     assert "waving hand" in captions
     assert not any("skin tone" in caption for caption in captions)
@@ -21,7 +24,7 @@ def test_every_style_is_matched_by_code_and_decodes(data_root: Path, style: str)
     files = drawing_files(data_root, style)
     codes = {concept.code for concept in concepts(data_root)}
     # Fluent and Twemoji lack one concept
-    assert len(codes & set(files)) == (67 if style in ("noto", "openmoji") else 66)
+    assert len(codes & set(files)) == (NUM + 2 if style in ("noto", "openmoji") else NUM + 1)
     drawing = read_drawing(files[sorted(codes)[0]])
     assert drawing.mode == "RGBA"
     assert drawing.getpixel((0, 0))[3] == 0
