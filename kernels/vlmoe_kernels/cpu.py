@@ -1,7 +1,7 @@
 """Inference on CPU: oneDNN weights packed once, batch-invariant.
 
-oneDNN's packed GEMM uses wider vectors than the library behind `F.linear` in fp32 (more than twice as fast), and its
-result for a row does not depend on how many rows there are, except at one row: a single row is computed as two.
+oneDNN's packed GEMM uses wider vectors than the library behind `F.linear` in fp32 (`kernels/bench/` measures both).
+Its result for a row does not depend on how many rows there are, except at one row: a single row is computed as two.
 The packing operators are private to torch; where they are missing, plain `F.linear` on padded rows takes over.
 """
 

@@ -1,11 +1,12 @@
 """Named configurations. Heads are added by the recipe that trains them."""
 
+import dataclasses
 from collections.abc import Mapping
 
 from vlmoe_model.config import ModelConfig
 
 # Shen et al. 2023, BASE/32E: expert pools in every second block, VL layer in the top two. 1.93 B parameters stored,
-# 175 M in the dense twin. Eval is dropless; the paper's capacity is 1.0 (see docs).
+# 175 M in the dense twin. Eval is dropless; the paper's capacity is 1.0.
 _BASE = ModelConfig(
     dim=768,
     num_layers=12,
@@ -23,21 +24,8 @@ _BASE = ModelConfig(
     drop_path=0.1,
 )
 
-_SMALL = ModelConfig(
-    dim=384,
-    num_layers=8,
-    num_heads=6,
-    ffn_dim=1536,
-    vocab_size=30522,
-    image_size=224,
-    patch_size=16,
-    max_text=96,
-    moe_blocks=(1, 3, 5, 7),
-    num_experts=32,
-    vl_start=7,
-    router="batch_priority",
-    capacity_train=1.05,
-    drop_path=0.1,
+_SMALL = dataclasses.replace(
+    _BASE, dim=384, num_layers=8, num_heads=6, ffn_dim=1536, moe_blocks=(1, 3, 5, 7), vl_start=7
 )
 
 # small enough for the repository and two CPU cores

@@ -162,7 +162,7 @@ class Trainer:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse large blocks; by default each one is given back and paged in again, a fifth of a step."""
+    """Have glibc reuse large blocks; by default each one is given back and paged in again at every step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
