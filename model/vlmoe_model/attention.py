@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from vlmoe_kernels import Backend, RoutePlan, eager
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.config import ModelConfig
-from vlmoe_model.layers import INIT_STD, GroupedNorm, give_up, init_weight
+from vlmoe_model.layers import GroupedNorm, give_up, init_weight
 from vlmoe_model.packing import Packed
 
 
 class GroupedLinear(nn.Module):
     """One matrix for all tokens, or one per modality (V, T)."""
 
-    def __init__(self, num_groups: int, in_dim: int, out_dim: int, *, std: float = INIT_STD) -> None:
+    def __init__(self, num_groups: int, in_dim: int, out_dim: int, *, std: float) -> None:
         super().__init__()
         self.weight = init_weight(num_groups, out_dim, in_dim, std=std)
         self.op: GroupedOp | None = None
@@ -48,12 +48,12 @@ class Attention(nn.Module):
         super().__init__()
         groups, dim = (2 if config.multiway_attention else 1), config.dim
         self.num_heads = config.num_heads
-        self.qkv = GroupedLinear(groups, dim, 3 * dim)
+        self.qkv = GroupedLinear(groups, dim, 3 * dim, std=config.init_std)
         self.q_bias = nn.Parameter(torch.zeros(groups, dim))
         self.k_bias = nn.Parameter(torch.zeros(groups, dim)) if config.key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(groups, dim))
         self.inner_norm = GroupedNorm(dim, groups, config.norm_eps) if config.sub_ln else None
-        self.out = GroupedLinear(groups, dim, dim, std=INIT_STD / (2.0 * (index + 1)) ** 0.5)
+        self.out = GroupedLinear(groups, dim, dim, std=config.init_std / (2.0 * (index + 1)) ** 0.5)
         self.out_bias = nn.Parameter(torch.zeros(groups, dim))
         self.backend: Backend = eager
 

@@ -119,6 +119,10 @@ class ModelConfig:
     sub_ln: a LayerNorm inside attention and feed-forward layers (BEiT-3).
     multiway_attention: attention projections and norms per modality (BEiT-3).
     relative_position: a learned relative-position bias on attention (VLMo).
+    init_std: deviation of the initial matrices of the blocks and the VQA head. 0.02 (BEiT) is for widths near 768;
+        a narrow network hardly leaves its start with it: 0.9 / sqrt(dim) is a fair choice.
+    position_std: deviation of the initial absolute positions; at least that of the patches, or a network is slow
+        to learn where things are.
     position_offset: unused rows at the start of the position tables (BEiT-3: 2).
     """
 
@@ -153,6 +157,8 @@ class ModelConfig:
     key_bias: bool = False
     final_norm: bool = True
     norm_eps: float = 1e-6
+    init_std: float = 0.02
+    position_std: float = 0.02
     drop_path: float = 0.0
     heads: tuple[HeadConfig, ...] = ()
 
@@ -170,8 +176,9 @@ class ModelConfig:
             capacity = getattr(self, name)
             if capacity is not None and capacity <= 0:
                 raise ValueError(f"{name} must be positive or null, got {capacity}")
-        if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps must be positive, got {self.norm_eps}")
+        for name in ("norm_eps", "init_std", "position_std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if self.dim % self.num_heads:

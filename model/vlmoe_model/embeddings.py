@@ -28,8 +28,12 @@ class Embeddings(nn.Module):
         self.words = init_weight(config.vocab_size, config.dim)
         self.image_cls = init_weight(1, config.dim)
         if config.absolute_position:
-            self.text_positions = init_weight(config.position_offset + config.max_text, config.dim)
-            self.image_positions = init_weight(config.position_offset + 1 + config.grid**2, config.dim)
+            self.text_positions = init_weight(
+                config.position_offset + config.max_text, config.dim, std=config.position_std
+            )
+            self.image_positions = init_weight(
+                config.position_offset + 1 + config.grid**2, config.dim, std=config.position_std
+            )
         if config.type_embeddings:
             self.types = init_weight(2, config.dim)
         if config.text_embedding_norm:

@@ -12,19 +12,21 @@ from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
-from vlmoe_model.layers import INIT_STD, give_up, init_weight
+from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 
 
 class ExpertPool(nn.Module):
-    """Weights of E experts, each fc1, exact GELU, (LayerNorm), fc2."""
+    """Weights of E experts, each fc1, exact GELU, (LayerNorm), fc2; std: of the initial fc1 and fc2."""
 
-    def __init__(self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool, out_std: float) -> None:
+    def __init__(
+        self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool, std: tuple[float, float]
+    ) -> None:
         super().__init__()
-        self.w1 = init_weight(num_experts, ffn_dim, dim)
+        self.w1 = init_weight(num_experts, ffn_dim, dim, std=std[0])
         self.b1 = nn.Parameter(torch.zeros(num_experts, ffn_dim))
-        self.w2 = init_weight(num_experts, dim, ffn_dim, std=out_std)
+        self.w2 = init_weight(num_experts, dim, ffn_dim, std=std[1])
         self.b2 = nn.Parameter(torch.zeros(num_experts, dim))
         self.mid_weight = nn.Parameter(torch.ones(num_experts, ffn_dim)) if sub_ln else None
         self.mid_bias = nn.Parameter(torch.zeros(num_experts, ffn_dim)) if sub_ln else None
@@ -46,7 +48,8 @@ class FeedForward(nn.Module):
         self.dispatch: Dispatcher = local
         self.op: GroupedOp | None = None
         self.op_dtype = torch.float32
-        out_std = INIT_STD / (2.0 * (index + 1)) ** 0.5
+        # a residual branch starts smaller the deeper it lies (BEiT)
+        std = config.init_std, config.init_std / (2.0 * (index + 1)) ** 0.5
         names = POOLS if self.is_fused else POOLS[:-1]
         # experts of each pool, or 1
         self.sizes = [config.num_experts if self.is_moe and name != "VL" else 1 for name in names]
@@ -54,7 +57,7 @@ class FeedForward(nn.Module):
         self.routers = nn.ModuleDict()
         for name, num_experts in zip(names, self.sizes, strict=True):
             self.pools[name] = ExpertPool(
-                num_experts, config.dim, config.ffn_dim, sub_ln=config.sub_ln, out_std=out_std
+                num_experts, config.dim, config.ffn_dim, sub_ln=config.sub_ln, std=std
             )
             if self.is_moe and name != "VL":
                 self.routers[name] = ROUTERS[config.router](

@@ -26,9 +26,9 @@ def give_up(module: nn.Module, *names: str) -> None:
 class Linear(nn.Module):
     """x W^T + b on rows."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, bias: bool = True) -> None:
+    def __init__(self, in_dim: int, out_dim: int, *, bias: bool = True, std: float = INIT_STD) -> None:
         super().__init__()
-        self.weight = init_weight(out_dim, in_dim)
+        self.weight = init_weight(out_dim, in_dim, std=std)
         self.bias = nn.Parameter(torch.zeros(out_dim)) if bias else None
         self.op: LinearOp | None = None
         self.op_dtype = torch.float32

@@ -43,6 +43,8 @@ _DEMO = ModelConfig(
     vl_start=4,
     router="batch_priority",
     stem="gradient",
+    init_std=0.07,
+    position_std=0.2,
 )
 
 PRESETS: Mapping[str, ModelConfig] = {

@@ -13,10 +13,10 @@ class VQAHead(Head):
     def __init__(self, head: HeadConfig, config: ModelConfig) -> None:
         super().__init__()
         hidden = head.hidden or 2 * config.dim
-        self.pooler = Linear(config.dim, config.dim)
-        self.up = Linear(config.dim, hidden)
+        self.pooler = Linear(config.dim, config.dim, std=config.init_std)
+        self.up = Linear(config.dim, hidden, std=config.init_std)
         self.norm = nn.LayerNorm(hidden, eps=config.norm_eps)
-        self.out = Linear(hidden, head.out_dim)
+        self.out = Linear(hidden, head.out_dim, std=config.init_std)
 
     def forward(self, states: States) -> Tensor:
         """[N, answers] logits.

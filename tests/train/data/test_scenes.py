@@ -17,7 +17,7 @@ def test_train_has_as_many_scenes_as_asked_for(data_root: Path) -> None:
     train = load(data_root, "train", SPEC, num_train=30)
     assert train.images.shape == (30, 16, 16, 3)
     assert set(train.image_index) == set(range(30))
-    assert 3 * 30 <= len(train) <= 6 * 30
+    assert 4 * 30 <= len(train) <= 9 * 30
     assert train.labels == LABELS
     assert train.targets.min() >= 0
 

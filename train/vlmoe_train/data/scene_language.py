@@ -59,6 +59,8 @@ CAPTION_OF = {noun: caption for nouns in CATEGORIES.values() for noun, caption i
 NOUNS = tuple(CAPTION_OF)
 KINDS = ("exist", "count", "count-category", "name", "where", "relate", "compare")
 MAX_OBJECTS = 5
+# questions of a kind about one scene, where it allows as many; two of those that tie names to places
+_ASKED = {"name": 2, "where": 2}
 
 _CATEGORY_OF = {noun: category for category, nouns in CATEGORIES.items() for noun in nouns}
 _ROWS = ("top", "middle", "bottom")
@@ -137,7 +139,7 @@ class QuestionMaker:
         self._given: dict[str, Counter[str]] = defaultdict(Counter)
 
     def ask(self, scene: tuple[Placed, ...]) -> list[Question]:
-        """At most one question of each kind: those that the scene allows."""
+        """One question of each kind, two of some: those that the scene allows."""
         candidates = {
             "exist": self._exist(scene),
             "count": self._count(scene),
@@ -147,7 +149,13 @@ class QuestionMaker:
             "relate": _relate(scene),
             "compare": _compare(scene),
         }
-        return [self._pick(kind, list(found)) for kind, found in candidates.items() if found]
+        questions = []
+        for kind, found in candidates.items():
+            for _ in range(min(_ASKED.get(kind, 1), len(found))):
+                question = self._pick(kind, found)
+                found.remove((question.text, question.answer))
+                questions.append(question)
+        return questions
 
     def _pick(self, kind: str, candidates: list[tuple[str, str]]) -> Question:
         given = self._given[kind]

@@ -42,7 +42,7 @@ def load(
     *,
     num_train: int = DEFAULT_NUM_TRAIN,
 ) -> Samples:
-    """One split; about five questions a scene, groups are their kinds.
+    """One split; about six questions a scene, groups are their kinds.
 
     Args:
         root: data directory.
