@@ -50,6 +50,8 @@ class ImageSpec:
 
     `crop="content"` first cuts to the box of what differs from the border's colour (drawings on a plain
     ground) and pads that box to a square. mean and std are in units of the 0..1 pixel range.
+    `jpeg_draft` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where that is still no smaller than `size`:
+    faster, and other pixels. So it belongs to the checkpoint, and to its ids.
     """
 
     size: int
@@ -57,10 +59,14 @@ class ImageSpec:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resize: Resize = "bicubic"
     crop: Crop = "none"
+    jpeg_draft: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, Resize)
         _check_choice("crop", self.crop, Crop)
+        if self.jpeg_draft and self.crop != "none":
+            # what is left after the crop may be far smaller than the image that was decoded for it
+            raise ValueError(f"jpeg_draft goes with crop none, got crop {self.crop!r}")
         if not 1 <= self.size <= 4096:
             raise ValueError(f"image size must be in [1, 4096], got {self.size}")
         if min(self.std) <= 0:

@@ -1,16 +1,21 @@
 """Bytes from anywhere -> a small RGB square. The same code prepares training images and requests.
 
     bytes --open_image--> PIL image, mode RGB --prepare(spec)--> uint8 [size, size, 3]
+    bytes --load_image(spec)------------------------------------> uint8 [size, size, 3]
 
-Nothing here changes Pillow's global state, so it is safe under threads.
+Use `load_image` where there is a file: a head may want its JPEGs decoded at a smaller scale, which `prepare` cannot
+know any more. Nothing here changes Pillow's global state, so it is safe under threads.
 """
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.errors import BrokenImageError, ImageFormatError, ImageTooLargeError
@@ -22,6 +27,10 @@ MAX_SIDE = 65_535
 # Pillow walks through a file's parts in Python. Millions of empty parts would keep it busy for many seconds; a real
 # picture of the largest size takes some ten thousand reads.
 _MAX_READS = 200_000
+# Every scan of a progressive JPEG goes over the whole picture, and an empty one takes a few bytes: a small file could
+# keep the decoder busy for an hour. Encoders write about ten.
+_MAX_SCANS = 100
+_SCAN = b"\xff\xda"
 
 # BMP is not listed: two letters are no proof that a file meant to be one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
@@ -41,9 +50,40 @@ _CONTENT_THRESHOLD = 16
 _CONTENT_MARGIN = 0.02
 _BAND = 64
 
+Turn = Callable[[int], AbstractContextManager[None]]
 
-def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+
+def _no_turn(num_pixels: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def load_image(
+    data: bytes, spec: ImageSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS, turn: Turn = _no_turn
+) -> npt.NDArray[np.uint8]:
+    """The bytes of an image file as a head wants them: uint8 [size, size, 3].
+
+    Raises:
+        ImageFormatError, ImageTooLargeError, BrokenImageError: see `open_image`.
+    """
+    at_least = spec.size if spec.jpeg_draft else None
+    return prepare(open_image(data, max_pixels=max_pixels, at_least=at_least, turn=turn), spec)
+
+
+def open_image(
+    data: bytes,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    at_least: int | None = None,
+    turn: Turn = _no_turn,
+) -> Image.Image:
     """Decode an image of an allowed format to an upright RGB image, transparency on white, first frame only.
+
+    Args:
+        data: the file.
+        max_pixels: largest size that its header may declare.
+        at_least: a JPEG may be decoded smaller, by 1/2, 1/4 or 1/8, if both sides keep this many pixels.
+        turn: entered with the declared number of pixels for as long as they are decoded, so that a caller with many
+            threads can bound the memory of all of them.
 
     Raises:
         ImageFormatError: not an image of a format in `DEFAULT_FORMATS`.
@@ -74,10 +114,15 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
         _check_size(image.size, max_pixels)
         kind = image.format or "image"
         try:
-            image.load()
-            # Pillow may enlarge an animation's frame to its declared canvas while loading
-            _check_size(image.size, max_pixels)
-            return _upright(image, _to_rgb(image))
+            if isinstance(image, JpegImageFile):
+                _check_scans(data)
+                if at_least is not None:
+                    image.draft(None, (at_least, at_least))
+            with turn(image.width * image.height):
+                image.load()
+                # Pillow may enlarge an animation's frame to its declared canvas while loading
+                _check_size(image.size, max_pixels)
+                return _upright(image, _to_rgb(image))
         except (ImageTooLargeError, BrokenImageError, MemoryError):
             raise
         except Exception as error:  # as above
@@ -163,6 +208,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageTooLargeError(
             f"the image is {width}x{height}; at most {MAX_SIDE} pixels a side are allowed"
         )
+
+
+def _check_scans(jpeg: bytes) -> None:
+    scans = jpeg.count(_SCAN)
+    if scans > _MAX_SCANS:
+        raise BrokenImageError(f"the JPEG image has {scans} scans; at most {_MAX_SCANS} are allowed")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

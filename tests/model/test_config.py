@@ -96,6 +96,7 @@ def test_impossible_heads_are_refused(fields: dict[str, Any], message: str) -> N
         ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
         ({"resize": "nearest"}, "resize must be one of bicubic, bilinear"),
         ({"crop": "face"}, "crop must be one of none, content"),
+        ({"crop": "content", "jpeg_draft": True}, "jpeg_draft goes with crop none"),
     ],
 )
 def test_impossible_preprocessing_is_refused(fields: dict[str, Any], message: str) -> None:

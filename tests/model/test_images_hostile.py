@@ -54,6 +54,15 @@ def test_a_bitmap_of_endless_runs_is_refused() -> None:
         open_image(header + bytes(1024) + runs)
 
 
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    progressive = encode(PICTURE, "JPEG", progressive=True)
+    start = progressive.index(b"\xff\xda")
+    empty = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x10\x00"
+    with pytest.raises(BrokenImageError, match="scans; at most 100"):
+        open_image(progressive[:start] + empty * 300 + progressive[start:])
+    assert open_image(progressive).size == PICTURE.size
+
+
 SEEDS = [encode(PICTURE, kind) for kind in DEFAULT_FORMATS]
 
 

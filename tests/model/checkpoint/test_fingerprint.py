@@ -101,6 +101,8 @@ def test_preprocessing_of_the_contrastive_head_changes_the_space(saved: Saved, c
     assert ids(saved("b", config=with_head(config, "matching", image=image)))[1] != before
     assert ids(saved("c", config=with_head(config, "matching", max_text=7)))[1] != before
     assert ids(saved("d", config=with_head(config, "questions", image=image)))[1] == before
+    draft = dataclasses.replace(config.head("matching").image, jpeg_draft=True)  # type: ignore[type-var]
+    assert ids(saved("e", config=with_head(config, "matching", image=draft)))[1] != before
 
 
 def test_the_tokenizer_changes_both_ids(saved: Saved) -> None:

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from vlmoe_model.config import ImageSpec
+from vlmoe_model.images import load_image
 from vlmoe_train.data.jsonl import load
 from vlmoe_train.data.samples import DataError
 
@@ -59,6 +62,17 @@ def test_texts_need_no_image(tmp_path: Path) -> None:
     samples = load(write(tmp_path, {"text": "prices fell", "label": "economy"}), None)
     assert samples.image_index.tolist() == [-1]
     assert len(samples.images) == 0
+
+
+def test_a_head_that_wants_drafts_is_trained_on_drafts(tmp_path: Path) -> None:
+    path = write(tmp_path, {"image": "pictures/photo.jpg", "label": "x"})
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    photo.save(tmp_path / "pictures" / "photo.jpg")
+    draft = dataclasses.replace(SPEC, jpeg_draft=True)
+    data = (tmp_path / "pictures" / "photo.jpg").read_bytes()
+    assert (load(path, SPEC).images != load(path, draft).images).any()
+    np.testing.assert_array_equal(load(path, draft).images[0], load_image(data, draft))
 
 
 GOOD = {"image": "pictures/red.png", "label": "x"}

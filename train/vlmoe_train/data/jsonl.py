@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.errors import InputError
-from vlmoe_model.images import open_image, prepare
+from vlmoe_model.images import load_image
 from vlmoe_train.data.samples import DataError, Samples
 
 _TARGETS = ("answer", "label", "caption")
@@ -121,7 +121,7 @@ def _read_images(
         if spec is None:
             raise DataError(f"{path}:{number}: has an image, but the head takes only text")
         try:
-            prepared.append(prepare(open_image((path.parent / row.image).read_bytes()), spec))
+            prepared.append(load_image((path.parent / row.image).read_bytes(), spec))
         except (OSError, InputError) as error:
             raise DataError(f"{path}:{number}: {row.image}: {error}") from error
         place_of[row.image] = len(place_of)
