@@ -72,7 +72,11 @@ def routed(x_TD: Tensor, plan: RoutePlan, ops: Sequence[RowsOp], out_dim: int) -
     parts = [op(x_RD) for op, x_RD in zip(ops, rows, strict=True) if x_RD.shape[0]]
     if not parts:
         return x_TD.new_zeros(x_TD.shape[0], out_dim)
-    y_RD = torch.cat(parts)
+    return combine(torch.cat(parts), plan)
+
+
+def combine(y_RD: Tensor, plan: RoutePlan) -> Tensor:
+    """Routed rows [R, O] to tokens [T, O]: gates in float32, rounded to the rows' dtype, choices summed in order."""
     if plan.gates_R is not None:
         y_RD = (y_RD * plan.gates_R.unsqueeze(1)).to(y_RD.dtype)
     if plan.complete:

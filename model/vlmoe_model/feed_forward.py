@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
+from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
+from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Shares
 from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
@@ -43,6 +45,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.eps = config.norm_eps
+        self.dim, self.top_k = config.dim, config.top_k
         self.is_moe = index in config.moe_blocks
         self.is_fused = config.vl_start is not None and index >= config.vl_start
         self.dispatch: Dispatcher = local
@@ -80,6 +83,30 @@ class FeedForward(nn.Module):
         for router in self.routers.values():
             if isinstance(router, Router):
                 router.pack(backend)
+
+    def share_experts(self, group: Group) -> None:
+        """Keep this rank's experts of a mixture, and send tokens to those of the others.
+
+        Raises:
+            ValueError: the experts cannot be shared equally.
+        """
+        if not self.is_moe:
+            return
+        shares = Shares.equal(self.sizes, [name in self.routers for name in self.pools], group.size)
+        self.dispatch = ExpertParallel(group, shares)
+        for name in self.routers:
+            pool = self.pools[name]
+            for field, weights in list(pool.named_parameters(recurse=False)):
+                share = weights.shape[0] // group.size
+                mine = weights[group.rank * share : (group.rank + 1) * share]
+                setattr(pool, field, nn.Parameter(mine, requires_grad=weights.requires_grad))
+
+    def take_part(self, device: torch.device | str) -> None:
+        """Serve the other ranks' tokens in a step in which this rank has none."""
+        if self.is_moe and self.op is not None:
+            nobody = torch.empty(0, self.top_k, dtype=torch.int64, device=device)
+            plan = make_plan(nobody, None, sum(self.sizes))
+            self.dispatch(torch.empty(0, self.dim, dtype=self.op_dtype, device=device), plan, self.op)
 
     def forward(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> Tensor:
         """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""

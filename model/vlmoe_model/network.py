@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from vlmoe_kernels import Backend
+from vlmoe_kernels.collectives import Group
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.embeddings import Embeddings
-from vlmoe_model.encoder import Encoder
+from vlmoe_model.encoder import Block, Encoder
 from vlmoe_model.heads import HEADS, States
 from vlmoe_model.layers import Linear
 from vlmoe_model.packing import Packed
@@ -30,6 +31,22 @@ class VLMoE(nn.Module):
             for module in part.modules():
                 if isinstance(module, Linear):
                     module.pack(backend, torch.float32)
+
+    def share_experts(self, group: Group) -> None:
+        """Keep one rank's part of the experts; before weights are loaded and packed.
+
+        Raises:
+            ValueError: the experts cannot be shared equally.
+        """
+        for block in self.encoder.blocks:
+            if isinstance(block, Block):
+                block.ffn.share_experts(group)
+
+    def take_part(self, device: torch.device | str) -> None:
+        """Serve the experts of this rank in a step in which it has no sequences."""
+        for block in self.encoder.blocks:
+            if isinstance(block, Block):
+                block.ffn.take_part(device)
 
     def encode(self, packed: Packed, log: list[Routing] | None = None) -> list[States]:
         """The encoder's states of every run; mixtures append their routings to `log`."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from vlmoe_kernels import backend
+from vlmoe_kernels.collectives import Group
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.config import ModelConfig
@@ -30,19 +31,35 @@ class Runner:
     the checkpoint asks for an eval capacity. The runner takes the network's weights over.
     """
 
-    def __init__(self, directory: CheckpointDir, network: VLMoE, *, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        directory: CheckpointDir,
+        network: VLMoE,
+        *,
+        device: str,
+        dtype: str,
+        group: Group | None = None,
+    ) -> None:
         self.directory = directory
         self.config: ModelConfig = directory.config
         self.device = device
         self.dtype = dtype
-        self.num_parameters = sum(p.numel() for p in network.parameters())
+        # of the whole model, whatever part of it lies here
+        self.num_parameters = count_parameters(directory.config)
+        self._group = group
         self._network = network.eval().requires_grad_(False).to(device)
         # on a GPU plain torch serves until a backend of kernels for it is chosen here
         network.pack(backend("cpu" if device == "cpu" else "eager"), DTYPES[dtype])
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str = "cpu", dtype: Dtype = "auto", threads: int | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: Dtype = "auto",
+        threads: int | None = None,
+        group: Group | None = None,
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
 
@@ -51,10 +68,11 @@ class Runner:
             device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
             dtype: precision of the encoder's matrices; `auto` is bf16 where the processor multiplies it natively.
             threads: CPU threads; None leaves torch's choice.
+            group: ranks that share the experts; every one loads its own part and runs when the others do.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
-            ValueError: an unknown device or dtype.
+            ValueError: an unknown device or dtype, or more ranks than share the experts equally.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -64,10 +82,14 @@ class Runner:
         with torch.device("meta"):
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        state = load_state(directory, expected=expected)
+        if group is None:
+            state = load_state(directory, expected=expected)
+        else:
+            network.share_experts(group)
+            state = load_state(directory, expected=expected, rank=group.rank, num_ranks=group.size)
         # popped, so that no tensor outlives its cast, or later its packed copy
         network.load_state_dict({name: state.pop(name).float() for name in expected}, assign=True)
-        return cls(directory, network, device=device, dtype=chosen)
+        return cls(directory, network, device=device, dtype=chosen, group=group)
 
     @property
     def logit_scale(self) -> float:
@@ -82,18 +104,29 @@ class Runner:
         """One forward pass over jobs of any heads and shapes.
 
         Returns:
-            Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim].
+            Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim]. A rank of
+            a group takes part with no jobs of its own when the others have some.
 
         Raises:
             ValueError: a job's inputs do not fit its head.
             KeyError: a job names an unknown head.
+            GroupError: another rank was lost.
         """
+        if not jobs and self._group is not None:
+            self._network.take_part(self.device)
+            return []
         packed = pack(jobs, self.config, self.device)
         rows = [row for output in self._network(packed) for row in output.float().cpu().numpy()]
         results: list[npt.NDArray[np.float32]] = [rows[0]] * len(jobs)
         for row, job in zip(rows, packed.jobs, strict=True):
             results[job] = row
         return results
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the whole network."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in VLMoE(config).parameters())
 
 
 def choose_device(device: str) -> str:

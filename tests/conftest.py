@@ -1,0 +1,32 @@
+"""Ranks as threads: an exchange blocks in system calls, which leave the interpreter to the other ranks."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from vlmoe_kernels.collectives.shared_memory import (
+    SharedMemoryGroup,
+    close_descriptors,
+    make_descriptors,
+)
+
+InGroup = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def in_group() -> Iterator[InGroup]:
+    """in_group(size, work): run work(group) on every rank at once; the results by rank."""
+    opened = []
+
+    def run(size: int, work: Callable[[SharedMemoryGroup], Any], timeout_s: float = 30.0) -> list[Any]:
+        descriptors = make_descriptors(size)
+        opened.append(descriptors)
+        groups = [SharedMemoryGroup(rank, timeout_s) for rank in descriptors]
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(work, groups))
+
+    yield run
+    for descriptors in opened:
+        close_descriptors(descriptors)

@@ -1,0 +1,41 @@
+import socket
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from vlmoe_kernels.collectives.distributed import DistributedGroup
+rank, size, port = map(int, sys.argv[1:])
+dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+group = DistributedGroup()
+assert (group.rank, group.size) == (rank, size)
+counts = torch.tensor([[(rank + 2 * dst) % 3] for dst in range(size)])
+came = group.exchange_counts(counts)
+assert came.tolist() == [[(src + 2 * rank) % 3] for src in range(size)], came
+send, receive = counts[:, 0].tolist(), came[:, 0].tolist()
+rows = torch.cat([torch.full((n, 4), 10.0 * rank + dst) for dst, n in enumerate(send)]).bfloat16()
+got = group.exchange_rows(rows, send, receive)
+expected = torch.cat([torch.full((n, 4), 10.0 * src + rank) for src, n in enumerate(receive)]).bfloat16()
+assert torch.equal(got, expected), (got, expected)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("size", [2])
+def test_rows_and_counts_travel_between_processes(size: int) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(rank), str(size), str(port)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * size, "\n".join(errors)
