@@ -2,8 +2,9 @@
 
     submit -> admit -> Dispatcher (queue -> batch -> engine) -> Outcome
 
-A batch leaves at once when the engine is idle: there is no fixed wait. While one batch runs, the next is cut
-as late as it can be without the engine waiting for it, so that late and urgent requests still join it.
+There is no fixed wait: a batch leaves an idle engine's queue at once, unless waiting for one more pays (`release.py`).
+While one batch runs, the next is cut as late as it can be without the engine waiting for it, so that late and urgent
+requests still join it.
 """
 
 import asyncio
@@ -82,7 +83,12 @@ class Batcher:
         return info
 
     async def submit(
-        self, jobs: Sequence[Job], *, priority: Priority = "normal", deadline_s: float | None = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        priority: Priority = "normal",
+        deadline_s: float | None = None,
+        admitted: bool = False,
     ) -> Outcome:
         """Answer jobs. A caller that is cancelled drops them: what still waits in the queue costs nothing.
 
@@ -90,6 +96,7 @@ class Batcher:
             jobs: at least one, of any heads. More than one batch holds become several tickets.
             priority: its class.
             deadline_s: on the monotonic clock; None waits as long as it takes.
+            admitted: the door has asked `check_admission` before it decoded them, and let them in.
 
         Raises:
             Overloaded: the predicted wait is too long. DeadlineExceeded: no answer in time.
@@ -99,8 +106,11 @@ class Batcher:
         if not jobs:
             raise ValueError("a request needs at least one job")
         now_s = time.monotonic()
-        self._admit(now_s, priority, deadline_s)
-        entries = [self._enter(part, now_s, priority, deadline_s) for part in self._parts(jobs)]
+        self._check_open(now_s, deadline_s)
+        parts = self._parts(jobs)
+        if not admitted:
+            self._check_wait(now_s, priority, deadline_s, 0.0, self.cost_ms(parts[0][1]))
+        entries = [self._enter(part, now_s, priority, deadline_s) for part in parts]
         timer = None
         if deadline_s is not None:
             timer = asyncio.get_running_loop().call_later(deadline_s - now_s, self._expire, entries)
@@ -160,31 +170,61 @@ class Batcher:
         """Tickets in the queue, not counting those in a batch."""
         return len(self._dispatcher.pending)
 
-    def wait_ms(self, priority: Priority = "normal") -> float:
-        """Predicted wait of a newcomer of this class."""
-        return self._dispatcher.wait_ms(priority)
+    def wait_ms(self, priority: Priority = "normal", deadline_s: float | None = None) -> float:
+        """Predicted wait of a newcomer of this class and deadline."""
+        return self._dispatcher.wait_ms(priority, deadline_s)
 
-    def check_admission(self, priority: Priority = "normal", deadline_s: float | None = None) -> None:
+    def cost_ms(self, work: Work) -> float:
+        """Predicted time of a batch of this work."""
+        return self._dispatcher.estimator.model.batch_ms(work)
+
+    def share_ms(self, jobs: Sequence[Job]) -> float:
+        """By how much jobs make the queue longer."""
+        work = sum((Work.of(job, self.info.facts.patch_size) for job in jobs), Work())
+        return self._dispatcher.estimator.model.marginal_ms(work)
+
+    def check_admission(
+        self,
+        priority: Priority = "normal",
+        deadline_s: float | None = None,
+        *,
+        ahead_ms: float = 0.0,
+        own_ms: float = 0.0,
+    ) -> None:
         """What `submit` would raise now. A door asks before it reads and decodes a body it would only refuse.
+
+        Args:
+            priority: the newcomer's class.
+            deadline_s: on the monotonic clock.
+            ahead_ms: engine time of those who were let in before and have not been submitted yet.
+            own_ms: how long its own batch will take, as far as it is known.
 
         Raises:
             Overloaded, DeadlineExceeded, EngineUnavailable, ShuttingDown: see `submit`.
         """
-        self._admit(time.monotonic(), priority, deadline_s)
+        now_s = time.monotonic()
+        self._check_open(now_s, deadline_s)
+        self._check_wait(now_s, priority, deadline_s, ahead_ms, own_ms)
 
-    def _admit(self, now_s: float, priority: Priority, deadline_s: float | None) -> None:
+    def _check_open(self, now_s: float, deadline_s: float | None) -> None:
         if self._stopping:
             raise ShuttingDown("the server is shutting down")
         if not self._supervisor.started:
             raise EngineUnavailable("the engine is starting")
+        if deadline_s is not None and deadline_s <= now_s:
+            self._observer.on_drop("expired")
+            raise DeadlineExceeded("the deadline had passed before the request was queued")
+
+    def _check_wait(
+        self, now_s: float, priority: Priority, deadline_s: float | None, ahead_ms: float, own_ms: float
+    ) -> None:
         limit_ms = self._max_queue_ms
         if deadline_s is not None:
-            if deadline_s <= now_s:
-                self._observer.on_drop("expired")
-                raise DeadlineExceeded("the deadline had passed before the request was queued")
-            # Whoever cannot be served in time is told at once, and costs nothing.
-            limit_ms = min(limit_ms, 1000 * (deadline_s - now_s))
-        wait_ms = self._dispatcher.wait_ms(priority)
+            # Whoever cannot be served in time is told at once, and costs nothing. Where even an idle engine would
+            # be too slow it is no matter of load.
+            left_ms = 1000 * (deadline_s - now_s)
+            limit_ms = min(limit_ms, left_ms - own_ms if left_ms > own_ms else left_ms)
+        wait_ms = self.wait_ms(priority, deadline_s) + ahead_ms
         if wait_ms > limit_ms:
             self._observer.on_drop("overloaded")
             raise Overloaded(

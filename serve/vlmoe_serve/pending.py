@@ -1,19 +1,25 @@
 """The queue: what waits, and the cut of the next batch. Pure: time is an argument.
 
-    add -> (discard) -> cut(now, budget) -> Cut(tickets, expired)
+    add -> (discard) -> cut(now, budget, start) -> Cut(tickets, expired)
 
-Order: priority class, then the earliest deadline, then arrival. Two rules keep everything moving:
-a ticket without a deadline is ordered as if it had one `PATIENCE_S` after its arrival, and a ticket that has
-waited `AGEING_S` moves up a class. A ticket too large for what is left of a batch is passed over, not waited
-for; at the head of the order it goes first, alone if it must.
+Order: priority class, then the earliest due time, then arrival. A ticket is due at its deadline, or `PATIENCE_S` after
+its arrival if that is sooner; one that has waited `AGEING_S` moves up a class. So nothing starves. A ticket too large
+for what is left of a batch is passed over, not waited for; at the head of the order it goes first, alone if it must.
+
+No batch grows past the deadline of a ticket in it, and a ticket that cannot be answered in time, even by a batch of its
+own, is not computed at all: it is dropped with the expired ones. If that would leave nothing to do, the most urgent of
+them is tried, since the prediction may be wrong.
 """
 
 import heapq
+import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlmoe_serve.cost import CostModel
 from vlmoe_serve.ticket import PRIORITIES, Priority, Ticket, Work
+from vlmoe_serve.work_by_due import WorkByDue
 
 PATIENCE_S = 10.0
 AGEING_S = 2.0
@@ -29,29 +35,33 @@ class Budget:
     max_ms: float
     max_tokens: int
 
-    def allows(self, work: Work) -> bool:
-        """Whether a batch of this work stays inside."""
-        return work.tokens <= self.max_tokens and self.cost.batch_ms(work) <= self.max_ms
+    def allows(self, work: Work, within_ms: float = math.inf) -> bool:
+        """Whether a batch of this work stays inside, and is done within so many milliseconds."""
+        return work.tokens <= self.max_tokens and self.cost.batch_ms(work) <= min(self.max_ms, within_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One batch, its work, and the tickets whose deadline had passed."""
+    """One batch, its work, and the tickets whose deadline has passed or cannot be kept any more."""
 
     tickets: tuple[Ticket, ...]
     work: Work
     expired: tuple[Ticket, ...]
 
 
+_Entry = tuple[float, float, int]
+
+
 class Pending:
     """Tickets waiting for a batch."""
 
     def __init__(self) -> None:
+        # In the order of arrival.
         self._waiting: dict[int, Ticket] = {}
         self._rank: dict[int, int] = {}
-        self._work = [Work() for _ in PRIORITIES]
+        self._work = [WorkByDue() for _ in PRIORITIES]
         # Entries whose ticket is gone, or has moved up, stay in heaps and lines until they surface.
-        self._heaps: list[list[tuple[float, float, int]]] = [[] for _ in PRIORITIES]
+        self._heaps: list[list[_Entry]] = [[] for _ in PRIORITIES]
         self._lines: list[deque[int]] = [deque() for _ in PRIORITIES]
 
     def __len__(self) -> int:
@@ -62,9 +72,22 @@ class Pending:
         """Everything that waits."""
         return self.work_ahead_of("batch")
 
-    def work_ahead_of(self, priority: Priority) -> Work:
-        """What waits in this class and the classes above: what a newcomer of this class queues behind."""
-        return sum(self._work[: PRIORITIES.index(priority) + 1], Work())
+    def work_ahead_of(self, priority: Priority, due_s: float = math.inf) -> Work:
+        """What a newcomer of this class, due then, queues behind."""
+        rank = PRIORITIES.index(priority)
+        return sum((line.total for line in self._work[:rank]), self._work[rank].before(due_s))
+
+    def first(self) -> Ticket | None:
+        """The one that has waited longest."""
+        return next(iter(self._waiting.values()), None)
+
+    def most_urgent(self) -> Iterator[Ticket]:
+        """The first in the order of each class."""
+        for rank, heap in enumerate(self._heaps):
+            while heap and self._at(heap[0][-1], rank) is None:
+                heapq.heappop(heap)
+            if heap:
+                yield self._waiting[heap[0][-1]]
 
     def add(self, ticket: Ticket) -> None:
         """Queue a ticket. Its id must not be waiting already."""
@@ -78,29 +101,41 @@ class Pending:
         ticket = self._waiting.pop(ticket_id, None)
         if ticket is None:
             return False
-        rank = self._rank.pop(ticket_id)
-        self._work[rank] -= ticket.work
+        self._work[self._rank.pop(ticket_id)].subtract(due_s(ticket), ticket.work)
         return True
 
-    def cut(self, now_s: float, budget: Budget) -> Cut:
-        """Take the next batch: tickets in order as long as they fit; the first one always does."""
+    def cut(self, now_s: float, budget: Budget, *, start_s: float | None = None) -> Cut:
+        """Take the next batch: tickets in order as long as they fit; the first one always does.
+
+        Args:
+            now_s: the time.
+            budget: what the batch may cost.
+            start_s: when the engine will begin with it; now, if it is idle.
+        """
+        start_s = now_s if start_s is None else max(now_s, start_s)
         self._age(now_s)
         taken: list[Ticket] = []
         expired: list[Ticket] = []
-        total = Work()
-        num_passed = 0
+        late: list[tuple[list[_Entry], _Entry]] = []
+        total, room_ms, num_passed = Work(), math.inf, 0
         for rank, heap in enumerate(self._heaps):
-            passed = []
+            passed: list[_Entry] = []
             while heap and num_passed < _MAX_PASSED:
                 entry = heapq.heappop(heap)
                 ticket = self._at(entry[-1], rank)
                 if ticket is None:
                     continue
+                left_ms = math.inf if ticket.deadline_s is None else 1000 * (ticket.deadline_s - start_s)
+                within_ms = min(room_ms, left_ms)
                 if ticket.deadline_s is not None and ticket.deadline_s <= now_s:
                     expired.append(ticket)
-                elif not taken or budget.allows(total + ticket.work):
+                elif budget.cost.batch_ms(ticket.work) > left_ms:
+                    late.append((heap, entry))
+                    continue
+                elif not taken or budget.allows(total + ticket.work, within_ms):
                     taken.append(ticket)
                     total += ticket.work
+                    room_ms = within_ms
                 else:
                     passed.append(entry)
                     num_passed += 1
@@ -108,13 +143,23 @@ class Pending:
                 self.discard(ticket.id)
             for entry in passed:
                 heapq.heappush(heap, entry)
+        for heap, entry in late:
+            ticket = self._waiting[entry[-1]]
+            if taken:
+                expired.append(ticket)
+                self.discard(ticket.id)
+            else:
+                heapq.heappush(heap, entry)
+        if late and not taken:
+            tried = self._waiting[late[0][1][-1]]
+            self.discard(tried.id)
+            taken, total = [tried], tried.work
         return Cut(tuple(taken), total, tuple(expired))
 
     def _enter(self, ticket: Ticket, rank: int) -> None:
-        due_s = ticket.arrival_s + PATIENCE_S if ticket.deadline_s is None else ticket.deadline_s
         self._rank[ticket.id] = rank
-        self._work[rank] += ticket.work
-        heapq.heappush(self._heaps[rank], (due_s, ticket.arrival_s, ticket.id))
+        self._work[rank].add(due_s(ticket), ticket.work)
+        heapq.heappush(self._heaps[rank], (due_s(ticket), ticket.arrival_s, ticket.id))
         if rank > 0:
             self._lines[rank].append(ticket.id)
 
@@ -131,6 +176,12 @@ class Pending:
                     steps = PRIORITIES.index(ticket.priority) - rank + 1
                     if ticket.arrival_s + steps * AGEING_S > now_s:
                         break
-                    self._work[rank] -= ticket.work
+                    self._work[rank].subtract(due_s(ticket), ticket.work)
                     self._enter(ticket, rank - 1)
                 line.popleft()
+
+
+def due_s(ticket: Ticket) -> float:
+    """When a ticket is due: a deadline far off does not let everybody else go first for ever."""
+    patience_s = ticket.arrival_s + PATIENCE_S
+    return patience_s if ticket.deadline_s is None else min(ticket.deadline_s, patience_s)

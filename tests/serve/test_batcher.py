@@ -193,10 +193,25 @@ def test_a_wait_over_the_limit_is_refused_with_a_time_to_retry(toy: Any, job: Ma
 def test_whoever_cannot_be_served_in_time_is_told_at_once(toy: Any, job: Make) -> None:
     async def use(batcher: Batcher) -> None:
         held = await occupy(batcher, job(HOLD))
-        crowd = [asyncio.create_task(batcher.submit([job(5)] * 5000)) for _ in range(4)]
+        crowd = [
+            asyncio.create_task(batcher.submit([job(5)] * 5000, priority="interactive")) for _ in range(4)
+        ]
         await until(lambda: batcher.num_waiting > 0)
         with pytest.raises(Overloaded, match="predicted wait"):
             await batcher.submit([job(6)], deadline_s=time.monotonic() + batcher.wait_ms() / 4000)
+        toy.release()
+        await asyncio.gather(*held, *crowd)
+
+    with_batcher(toy, use, BatcherOptions(max_queue_ms=1e9, max_batch_ms=1e9, max_batch_tokens=90_000))
+
+
+def test_whoever_has_a_deadline_does_not_queue_behind_those_who_have_time(toy: Any, job: Make) -> None:
+    async def use(batcher: Batcher) -> None:
+        held = await occupy(batcher, job(HOLD))
+        crowd = [asyncio.create_task(batcher.submit([job(5)] * 5000)) for _ in range(4)]
+        await until(lambda: batcher.num_waiting > 0)
+        soon_s = time.monotonic() + 5
+        assert batcher.wait_ms("normal", soon_s) < batcher.wait_ms("normal") / 2
         toy.release()
         await asyncio.gather(*held, *crowd)
 
