@@ -91,6 +91,12 @@ class ErrorAnswer(Result):
     error: ErrorBody
 
 
+class OpenInferenceError(Result):
+    """Every error on the routes of the Open Inference Protocol: its clients read a sentence."""
+
+    error: str
+
+
 class VqaResults(Result):
     """The answers to `inputs`, in their order; each may be an error."""
 

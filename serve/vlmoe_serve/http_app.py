@@ -13,6 +13,8 @@ from vlmoe_serve.http_errors import install_error_handlers
 from vlmoe_serve.http_exchange import Exchange
 from vlmoe_serve.http_gate import Gate
 from vlmoe_serve.http_limits import BodyLimit
+from vlmoe_serve.http_open_inference import open_inference_routes
+from vlmoe_serve.http_open_inference_body import InferBody
 from vlmoe_serve.http_system import system_routes
 from vlmoe_serve.http_tasks import task_routes
 from vlmoe_serve.openapi import install_openapi
@@ -23,7 +25,7 @@ _DESCRIPTION = """Questions about pictures, classification, embeddings and searc
 
 An image is base64, a `data:` URL, or the file itself in a form's field `image`. Every task route takes one input,
 or several in `inputs`, each of which is answered or fails alone.
-Errors are `{"error": {"code", "message", "param"}}`.
+Errors are `{"error": {"code", "message", "param"}}`; below `/v2`, the Open Inference Protocol, `{"error": "message"}`.
 """
 
 
@@ -41,6 +43,7 @@ def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIA
     app.include_router(task_routes(service, max_body_bytes))
     app.include_router(collection_routes(service))
     app.include_router(system_routes(service))
+    app.include_router(open_inference_routes(service, app.version))
     bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
-    install_openapi(app, [*bodies, PutCollectionRequest, UpsertRequest], keys=bool(keys))
+    install_openapi(app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody], keys=bool(keys))
     return Exchange(BodyLimit(Gate(app, service, keys), max_body_bytes), service.metrics)

@@ -1,4 +1,7 @@
-"""Every error of the HTTP door has one shape, whoever raised it: we, FastAPI, or the router."""
+"""Every error of the HTTP door has one shape, whoever raised it: we, FastAPI, or the router.
+
+Below /v2 it is the Open Inference Protocol's, a bare sentence, because that is what its clients show.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -18,44 +21,56 @@ _log = logging.getLogger(__name__)
 CALLER_LEFT = 499
 
 
-def error_response(error: ServeError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that an error stands for."""
+def error_response(
+    error: ServeError, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> Response:
+    """The answer that an error stands for, on the route of this path."""
     extra = dict(headers or {})
     wait_s = retry_after(error)
     if wait_s is not None:
         extra["retry-after"] = str(wait_s)
     if error.status == 401:
         extra["www-authenticate"] = "Bearer"
-    return json_response({"error": error_body(error)}, status=error.status, headers=extra)
+    content = error.message if _is_open_inference(path) else error_body(error)
+    return json_response({"error": content}, status=error.status, headers=extra)
 
 
-def internal_error() -> Response:
+def internal_error(path: str = "") -> Response:
     """What callers see of a failure that nobody foresaw."""
-    return error_response(ServeError("internal error"))
+    return error_response(ServeError("internal error"), path=path)
+
+
+def _is_open_inference(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """Let the app answer each kind of error in our shape."""
 
+    def answer(request: Request, error: ServeError, headers: Mapping[str, str] | None = None) -> Response:
+        return error_response(error, headers, path=request.scope["path"])
+
     async def on_serve_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServeError)
-        return error_response(error)
+        return answer(request, error)
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         # the first part says where it stood: path, query or header
         name = ".".join(str(part) for part in first["loc"][1:])
-        return error_response(InvalidField(f"{name}: {first['msg']}, got {first['input']!r:.80}", param=name))
+        return answer(
+            request, InvalidField(f"{name}: {first['msg']}, got {first['input']!r:.80}", param=name)
+        )
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
-            return error_response(NotFound("no such route; see /docs"))
+            return answer(request, NotFound("no such route; see /docs"))
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            return error_response(MethodNotAllowed(f"this route takes {allowed}"), error.headers)
-        return error_response(BadRequest(str(error.detail)), error.headers)
+            return answer(request, MethodNotAllowed(f"this route takes {allowed}"), error.headers)
+        return answer(request, BadRequest(str(error.detail)), error.headers)
 
     async def on_disconnect(request: Request, error: Exception) -> Response:
         return Response(status_code=CALLER_LEFT)

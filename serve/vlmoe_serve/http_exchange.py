@@ -50,7 +50,7 @@ class Exchange:
             except Exception:
                 _log.exception("id=%s failed for a reason nobody foresaw", request_id)
                 if status == 0:
-                    await internal_error()(scope, receive, named)
+                    await internal_error(scope["path"])(scope, receive, named)
         finally:
             seconds = time.perf_counter() - start_s
             route, method = _route(scope), scope["method"]

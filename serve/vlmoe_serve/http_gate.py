@@ -12,7 +12,7 @@ from vlmoe_serve.service import Service
 _OPEN = frozenset({"/", "/healthz", "/readyz"})
 _OPEN_BELOW = "/page/"
 # answered to the last, so that probes and scrapes see the drain
-_UNTIL_THE_END = frozenset({"/healthz", "/readyz", "/metrics"})
+_UNTIL_THE_END = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 class Gate:
@@ -33,7 +33,7 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             closing = {"connection": "close"} if isinstance(error, ShuttingDown) else {}
-            await error_response(error, closing)(scope, receive, send)
+            await error_response(error, closing, path=scope["path"])(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ServeError | None:
         path = scope["path"]

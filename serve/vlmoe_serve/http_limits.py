@@ -34,7 +34,8 @@ class BodyLimit:
         if error is None:
             await self._app(scope, body.receive, body.send)
         else:
-            await error_response(error, {"connection": "close"})(scope, receive, body.send)
+            answer = error_response(error, {"connection": "close"}, path=scope["path"])
+            await answer(scope, receive, body.send)
 
     def _by_length(self, headers: Headers) -> ServeError | None:
         declared = headers.get("content-length")

@@ -1,5 +1,6 @@
 """Routes about the server itself: health, readiness, metrics, models, and its pages."""
 
+from collections.abc import Iterable
 from importlib import resources
 
 from fastapi import APIRouter
@@ -7,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from vlmoe_serve.answers import Result
-from vlmoe_serve.errors import EngineUnavailable, NotFound, ShuttingDown, Starting
+from vlmoe_serve.errors import EngineUnavailable, NotFound
 from vlmoe_serve.http_json import json_response
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.openapi import errors
@@ -63,12 +64,7 @@ def system_routes(service: Service) -> APIRouter:
     @router.get("/readyz", responses=errors(503))
     async def readyz() -> Response:
         """A real forward has passed, the engines make progress, and requests are taken."""
-        if service.draining:
-            raise ShuttingDown("the server is shutting down")
-        if not service.started:
-            raise Starting("the model is being loaded")
-        if not service.ready:
-            raise EngineUnavailable("an engine is being restarted")
+        check_ready(service)
         return json_response({"status": "ready"})
 
     @router.get("/metrics", responses=errors())
@@ -107,6 +103,17 @@ def system_routes(service: Service) -> APIRouter:
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/", index)):
         router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router
+
+
+def check_ready(service: Service, models: Iterable[ServedModel] | None = None) -> None:
+    """Whether these models, by default all, can answer now.
+
+    Raises:
+        ShuttingDown, Starting, EngineUnavailable
+    """
+    service.admit_started()
+    if not all(model.batcher.ready for model in (service.models if models is None else models)):
+        raise EngineUnavailable("an engine is being restarted")
 
 
 def _file(name: str) -> Response:

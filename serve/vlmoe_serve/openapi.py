@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from vlmoe_serve.answers import ErrorAnswer
+from vlmoe_serve.answers import ErrorAnswer, OpenInferenceError
 
 _REF = "#/components/schemas/{model}"
 _STATUSES = {
@@ -28,10 +28,22 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _STATUSES[status]} for status in (401, *statuses)}
 
 
+def open_inference_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for routes of the Open Inference Protocol, whose errors have its own shape."""
+    return {status: {**answer, "model": OpenInferenceError} for status, answer in errors(*statuses).items()}
+
+
 def body(
-    schema: type[BaseModel], *more: type[BaseModel], form: bool = False, required: bool = True
+    schema: type[BaseModel],
+    *more: type[BaseModel],
+    form: bool = False,
+    required: bool = True,
+    binary: bool = False,
 ) -> dict[str, Any]:
-    """The `openapi_extra` of a route whose body is one of these; a form takes the first."""
+    """The `openapi_extra` of a route whose body is one of these; a form takes the first.
+
+    binary: the JSON may have bytes behind it.
+    """
     refs = [{"$ref": _REF.format(model=one.__name__)} for one in (schema, *more)]
     content: dict[str, Any] = {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}}
     if form:
@@ -41,6 +53,8 @@ def body(
                 "properties": {"image": {"type": "string", "format": "binary", "description": "The file."}},
             }
         }
+    if binary:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": required, "content": content}}
 
 
@@ -54,6 +68,10 @@ def parameters(*names: str) -> list[dict[str, Any]]:
         "x-priority": {
             "schema": {"type": "string", "enum": ["interactive", "normal", "batch"], "default": "normal"},
             "description": "Which requests go first.",
+        },
+        "inference-header-content-length": {
+            "schema": {"type": "integer", "minimum": 0},
+            "description": "Length of the JSON, where tensors lie behind it.",
         },
     }
     return [{"name": name, "in": "header", "required": False, **known[name]} for name in names]
