@@ -109,7 +109,7 @@ class Batcher:
         self._check_open(now_s, deadline_s)
         parts = self._parts(jobs)
         if not admitted:
-            self._check_wait(now_s, priority, deadline_s, 0.0, self.cost_ms(parts[0][1]))
+            self._check_wait(now_s, self.wait_ms(priority, deadline_s), deadline_s, self.cost_ms(parts[0][1]))
         entries = [self._enter(part, now_s, priority, deadline_s) for part in parts]
         timer = None
         if deadline_s is not None:
@@ -189,6 +189,7 @@ class Batcher:
         deadline_s: float | None = None,
         *,
         ahead_ms: float = 0.0,
+        upstream_ms: float = 0.0,
         own_ms: float = 0.0,
     ) -> None:
         """What `submit` would raise now. A door asks before it reads and decodes a body it would only refuse.
@@ -197,6 +198,7 @@ class Batcher:
             priority: the newcomer's class.
             deadline_s: on the monotonic clock.
             ahead_ms: engine time of those who were let in before and have not been submitted yet.
+            upstream_ms: how long it will take to get here at all; the queue gets shorter meanwhile.
             own_ms: how long its own batch will take, as far as it is known.
 
         Raises:
@@ -204,7 +206,8 @@ class Batcher:
         """
         now_s = time.monotonic()
         self._check_open(now_s, deadline_s)
-        self._check_wait(now_s, priority, deadline_s, ahead_ms, own_ms)
+        wait_ms = max(upstream_ms, self.wait_ms(priority, deadline_s) + ahead_ms)
+        self._check_wait(now_s, wait_ms, deadline_s, own_ms)
 
     def _check_open(self, now_s: float, deadline_s: float | None) -> None:
         if self._stopping:
@@ -215,16 +218,13 @@ class Batcher:
             self._observer.on_drop("expired")
             raise DeadlineExceeded("the deadline had passed before the request was queued")
 
-    def _check_wait(
-        self, now_s: float, priority: Priority, deadline_s: float | None, ahead_ms: float, own_ms: float
-    ) -> None:
+    def _check_wait(self, now_s: float, wait_ms: float, deadline_s: float | None, own_ms: float) -> None:
         limit_ms = self._max_queue_ms
         if deadline_s is not None:
             # Whoever cannot be served in time is told at once, and costs nothing. Where even an idle engine would
             # be too slow it is no matter of load.
             left_ms = 1000 * (deadline_s - now_s)
             limit_ms = min(limit_ms, left_ms - own_ms if left_ms > own_ms else left_ms)
-        wait_ms = self.wait_ms(priority, deadline_s) + ahead_ms
         if wait_ms > limit_ms:
             self._observer.on_drop("overloaded")
             raise Overloaded(

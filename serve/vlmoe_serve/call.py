@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from vlmoe_serve.lobby import Seat
 from vlmoe_serve.pacing import Pacer
 from vlmoe_serve.ticket import Priority
 
@@ -31,12 +32,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """What a door knows about a call. deadline_s: on the monotonic clock."""
+    """What a door knows about a call.
+
+    deadline_s: on the monotonic clock. seats: those that `Service.admit` took for it and that no input has used yet.
+    """
 
     priority: Priority = "normal"
     deadline_s: float | None = None
     timings: Timings = field(default_factory=Timings)
     pacer: Pacer = field(default_factory=Pacer)
+    seats: list[Seat] = field(default_factory=list)
 
     @classmethod
     def within(cls, timeout_s: float | None, priority: Priority = "normal") -> "Call":

@@ -63,7 +63,7 @@ async def serve(options: Options) -> None:
         except StoreError as error:
             raise StartError(str(error)) from error
         encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
-        limits = Limits(max_image_pixels=options.max_image_pixels, max_queue_ms=options.max_queue_ms)
+        limits = Limits(max_image_pixels=options.max_image_pixels)
         service = Service(models, collections, encode_pool, limits, metrics)
         _watch(service)
         server = HttpServer(create_app(service, keys, max_body_bytes=options.max_body_bytes))
@@ -95,6 +95,12 @@ def _watch(service: Service) -> None:
         "Inputs that wait for a batch.",
         "model",
         lambda: {m.name: m.batcher.num_waiting for m in models},
+    )
+    watch(
+        "predicted_wait_seconds",
+        "How long an input of the normal class that came now would wait for its batch.",
+        "model",
+        lambda: {m.name: m.batcher.wait_ms() / 1000 for m in models},
     )
     watch(
         "engine_up",

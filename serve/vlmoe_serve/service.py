@@ -24,12 +24,14 @@ from vlmoe_serve.errors import (
     Starting,
 )
 from vlmoe_serve.in_flight import InFlight
+from vlmoe_serve.lobby import Lobby, Seat
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.schemas import MAX_INPUTS
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed
+from vlmoe_serve.ticket import Work
 from vlmoe_serve.validation import check, checked_list
 
 _log = logging.getLogger(__name__)
@@ -41,7 +43,6 @@ class Limits:
     """What a caller may ask for."""
 
     max_image_pixels: int
-    max_queue_ms: float
     max_inputs: int = MAX_INPUTS
 
 
@@ -70,6 +71,7 @@ class Service:
         self.started = False
         self.draining = False
         self.in_flight = InFlight()
+        self.lobby = Lobby()
         self._encode_pool = encode_pool
 
     @property
@@ -78,21 +80,33 @@ class Service:
         return self.started and not self.draining and all(model.batcher.ready for model in self.models)
 
     def admit(self, call: Call) -> None:
-        """Whether there is any point in reading the body.
+        """Whether there is any point in reading the body; if so the call takes a seat in the lobby.
+
+        Its first input, which is all that is known of it, is not refused any more for the length of the queue.
 
         Raises:
-            ShuttingDown, Starting, Overloaded
+            ShuttingDown, Starting, Overloaded, DeadlineExceeded
         """
         self.admit_started()
-        wait_ms = self._encode_pool.wait_ms + min(
-            model.batcher.wait_ms(call.priority) for model in self.models
+        refusals: list[Overloaded] = []
+        for model in self.models:
+            try:
+                # which model it will ask for is in the body: there is a point if any of them has time
+                call.seats.append(self._seat(model, call))
+                return
+            except Overloaded as refusal:
+                refusals.append(refusal)
+        raise min(refusals, key=lambda refusal: refusal.retry_after_s)
+
+    def _seat(self, model: ServedModel, call: Call) -> Seat:
+        model.batcher.check_admission(
+            call.priority,
+            call.deadline_s,
+            ahead_ms=self.lobby.ahead_ms(call.priority, call.deadline_s),
+            upstream_ms=self._encode_pool.wait_ms,
+            own_ms=model.batcher.cost_ms(Work()) + self.lobby.mean_ms,
         )
-        limit_ms = self.limits.max_queue_ms
-        if wait_ms > limit_ms:
-            raise Overloaded(
-                f"the predicted wait is {wait_ms:.0f} ms, the limit is {limit_ms:.0f} ms",
-                retry_after_s=(wait_ms - limit_ms) / 1000,
-            )
+        return self.lobby.enter(call.priority, call.deadline_s)
 
     def admit_started(self) -> None:
         """Whether models are there at all.
@@ -168,12 +182,19 @@ class Service:
     async def compute(
         self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
     ) -> Computed:
-        """Encode in a worker thread, then run the jobs in the model's engine."""
-        start_s = time.monotonic()
-        jobs = await self._encode_pool.run(encode, call.deadline_s)
-        encode_ms = 1000 * (time.monotonic() - start_s)
-        outcome = await call.pacer.run(
-            lambda: model.batcher.submit(jobs, priority=call.priority, deadline_s=call.deadline_s)
+        """Encode in a worker thread, then run the jobs in the model's engine; refused before, or not at all."""
+        return await call.pacer.run(lambda: self._compute(model, encode, call))
+
+    async def _compute(
+        self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
+    ) -> Computed:
+        with call.seats.pop() if call.seats else self._seat(model, call):
+            start_s = time.monotonic()
+            jobs = await self._encode_pool.run(encode, call.deadline_s)
+            encode_ms = 1000 * (time.monotonic() - start_s)
+        self.lobby.observe(model.batcher.share_ms(jobs))
+        outcome = await model.batcher.submit(
+            jobs, priority=call.priority, deadline_s=call.deadline_s, admitted=True
         )
         call.timings.model_id = call.timings.model_id or model.info.model_id
         call.timings.add(encode_ms, outcome.queue_ms, outcome.forward_ms, outcome.batch_tokens)

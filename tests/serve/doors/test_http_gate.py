@@ -33,7 +33,7 @@ def service(checkpoint, tmp_path):
     directory = open_directory(checkpoint)
     collections, pool = Collections(tmp_path), EncodePool(1)
     model = ServedModel("tiny", directory, directory.processor(), Batcher(EngineOptions(checkpoint)))
-    limits = Limits(max_image_pixels=10**6, max_queue_ms=1000)
+    limits = Limits(max_image_pixels=10**6)
     yield Service(Models([model]), collections, pool, limits, Metrics())
     collections.close()
     pool.close()

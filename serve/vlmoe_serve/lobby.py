@@ -1,0 +1,72 @@
+"""Who has been let in and stands in no queue yet: bodies being read, pictures being decoded. Pure.
+
+    admit -> enter -> Seat -> (read, decode) -> leave -> the batcher's queue
+
+A burst of requests is decided upon before its first body has been decoded. Without this the queue would look empty to
+all of them, and those for whom there is no room would be decoded only to be refused.
+"""
+
+import itertools
+import math
+from types import TracebackType
+
+from vlmoe_serve.ticket import PRIORITIES, Priority
+
+_SMOOTHING = 0.05
+
+
+class Seat:
+    """One input's place. It is given up by `leave`, or when whoever holds it is gone."""
+
+    def __init__(self, lobby: "Lobby", number: int) -> None:
+        self._lobby = lobby
+        self._number = number
+
+    def leave(self) -> None:
+        """Give it up; again changes nothing."""
+        self._lobby._seats.pop(self._number, None)
+
+    def __enter__(self) -> "Seat":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+    def __del__(self) -> None:
+        # a door that failed to read a body has nothing more to do with the call
+        self.leave()
+
+
+class Lobby:
+    """The inputs on their way to a queue, and what they are expected to add to it."""
+
+    def __init__(self) -> None:
+        self.mean_ms = 0.0
+        self._seats: dict[int, tuple[int, float]] = {}
+        self._numbers = itertools.count()
+        self._num_seen = 0
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def enter(self, priority: Priority, deadline_s: float | None) -> Seat:
+        """Take a seat."""
+        number = next(self._numbers)
+        self._seats[number] = (PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s)
+        return Seat(self, number)
+
+    def ahead_ms(self, priority: Priority, deadline_s: float | None) -> float:
+        """Engine time of those whom a newcomer of this class and deadline will queue behind."""
+        newcomer = PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s
+        return self.mean_ms * sum(seat <= newcomer for seat in self._seats.values())
+
+    def observe(self, share_ms: float) -> None:
+        """An input has been prepared and will take this much of the engine's time."""
+        self._num_seen += 1
+        # a plain mean at first, so that the first one does not count for more than the others
+        self.mean_ms += max(_SMOOTHING, 1 / self._num_seen) * (share_ms - self.mean_ms)

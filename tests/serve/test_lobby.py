@@ -1,0 +1,62 @@
+import pytest
+
+from vlmoe_serve.lobby import Lobby
+
+
+def test_a_seat_counts_until_it_is_left() -> None:
+    lobby = Lobby()
+    lobby.observe(3.0)
+    with lobby.enter("normal", None), lobby.enter("normal", None) as second:
+        assert lobby.ahead_ms("normal", None) == 6.0
+        second.leave()
+        second.leave()
+        assert lobby.ahead_ms("normal", None) == 3.0
+    assert len(lobby) == 0
+
+
+def test_a_seat_whose_call_is_gone_is_given_up() -> None:
+    lobby = Lobby()
+    seats = [lobby.enter("normal", None)]
+    assert len(lobby) == 1
+    seats.clear()
+    assert len(lobby) == 0
+
+
+def test_a_seat_is_given_up_when_decoding_fails() -> None:
+    lobby = Lobby()
+    with pytest.raises(ValueError, match="broken"), lobby.enter("normal", None):
+        raise ValueError("broken")
+    assert len(lobby) == 0
+
+
+@pytest.mark.parametrize(
+    ("priority", "deadline_s", "ahead"),
+    [
+        ("interactive", None, 1),
+        ("normal", 4.0, 1),
+        ("normal", 6.0, 2),
+        ("normal", None, 3),
+        ("batch", 1.0, 3),
+    ],
+)
+def test_only_those_who_go_first_are_ahead(priority: str, deadline_s: float | None, ahead: int) -> None:
+    lobby = Lobby()
+    lobby.observe(1.0)
+    seats = [
+        lobby.enter("interactive", 9.0),
+        lobby.enter("normal", 5.0),
+        lobby.enter("normal", None),
+        lobby.enter("batch", 3.0),
+    ]
+    assert lobby.ahead_ms(priority, deadline_s) == ahead
+    del seats
+
+
+def test_the_mean_is_plain_at_first_and_follows_later() -> None:
+    lobby = Lobby()
+    for share_ms in (2.0, 4.0, 6.0):
+        lobby.observe(share_ms)
+    assert lobby.mean_ms == pytest.approx(4.0)
+    for _ in range(200):
+        lobby.observe(10.0)
+    assert lobby.mean_ms == pytest.approx(10.0, rel=0.01)
