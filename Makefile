@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients tests
 
-.PHONY: install serve test format lint types layers check bench clean
+.PHONY: install serve test test-slow format lint types layers check bench clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ serve: install
 
 test: install
 	$(RUN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+
+# minutes, not seconds
+test-slow: install
+	$(RUN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
 format: install
 	$(RUN)/ruff format $(SOURCES)

@@ -79,7 +79,11 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
     directory = open_directory(path)
     batcher = Batcher(
         EngineOptions(
-            path=directory.path, device=options.device, dtype=options.dtype, threads=options.threads
+            path=directory.path,
+            device=options.device,
+            dtype=options.dtype,
+            threads=options.threads,
+            ranks=options.ranks,
         ),
         BatcherOptions(max_queue_ms=options.max_queue_ms),
         observer=metrics.observer(name),

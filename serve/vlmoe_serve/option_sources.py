@@ -45,7 +45,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     if len(set(names)) != len(names):
         raise UsageError(f"two models share a name: {', '.join(names)}; give NAME=PATH")
     if options.threads == 0:
-        options = dataclasses.replace(options, threads=max(1, num_cores() // len(names)))
+        options = dataclasses.replace(options, threads=max(1, num_cores() // (len(names) * options.ranks)))
     return options
 
 

@@ -115,8 +115,14 @@ class Options:
     dtype: Annotated[
         str, Option(_choice("auto", "fp32", "bf16"), "NAME", "type of the numbers: auto, fp32 or bf16")
     ] = "auto"
+    ranks: Annotated[
+        int,
+        Option(
+            _whole(1, 64), "N", "processes, each with its own GPU if there are any, that share the experts"
+        ),
+    ] = 1
     threads: Annotated[
-        int, Option(_threads, "N", "threads of each engine; auto shares the cores among them", shown="auto")
+        int, Option(_threads, "N", "threads of each rank; auto shares the cores among them", shown="auto")
     ] = 0
     data_dir: Annotated[Path, Option(_path, "DIR", "where collections are kept")] = Path("vlmoe-data")
     api_key_file: Annotated[

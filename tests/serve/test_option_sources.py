@@ -12,6 +12,7 @@ OTHER = {
     "port": ("9000", 9000),
     "device": ("cpu", "cpu"),
     "dtype": ("bf16", "bf16"),
+    "ranks": ("2", 2),
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),

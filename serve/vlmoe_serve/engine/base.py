@@ -15,13 +15,14 @@ from vlmoe_model.inputs import Job
 class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
-    threads: compute threads of the process.
+    threads: compute threads of each process. ranks: processes that share the experts.
     """
 
     path: Path
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 1
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,11 @@ class Child:
         self._writer: asyncio.StreamWriter
 
     @classmethod
-    async def spawn(cls, threads: int) -> "Child":
-        """Start the process. Call it in the loop's thread: Linux ends a child with its maker thread."""
+    async def spawn(cls, threads: int, ranks: int = 1) -> "Child":
+        """Start the process. Call it in the loop's thread: Linux ends a child with its maker thread.
+
+        threads: of each of its ranks.
+        """
         ours, theirs = socket.socketpair()
         arenas = [Arena() for _ in range(DEPTH)]
         try:
@@ -70,7 +73,7 @@ class Child:
                 # Its own session: a Ctrl-C in the terminal, or a signal to our group, is for the front to act
                 # on.
                 start_new_session=True,
-                env={**os.environ, **_thread_environment(threads)},
+                env={**os.environ, **_thread_environment(threads, ranks)},
             )
         except BaseException:
             ours.close()
@@ -211,10 +214,10 @@ class Child:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
-def _thread_environment(threads: int) -> dict[str, str]:
+def _thread_environment(threads: int, ranks: int) -> dict[str, str]:
     """The thread budget, for every library that reads it before main() can set it."""
     budget = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if threads >= _num_cores():
+    if threads * ranks >= _num_cores():
         # No core to spare for the front: threads that wait must sleep, not spin.
         budget |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
     return budget

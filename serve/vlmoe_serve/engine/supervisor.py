@@ -182,7 +182,7 @@ class Supervisor:
             )
 
     async def _spawn(self) -> tuple[Child, EngineInfo]:
-        child = await Child.spawn(self._load.options.threads)
+        child = await Child.spawn(self._load.options.threads, self._load.options.ranks)
         try:
             return child, await child.handshake(self._load, self._options.start_timeout_s)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The default engine: our own runner, on CPU or one GPU. The only file of serve that reaches torch."""
+"""The default engine: our own runner, in this process or over several ranks."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +13,7 @@ from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import HeadConfig
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.runner import Dtype, Runner
+from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 
 # [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
@@ -23,7 +24,7 @@ _WARM_UP_TEXT = 16
 class TorchEngine:
     """A runner and what it says about itself."""
 
-    def __init__(self, runner: Runner, facts: EngineFacts) -> None:
+    def __init__(self, runner: Runner | ranks.Ranks, facts: EngineFacts) -> None:
         self.facts = facts
         self._runner = runner
 
@@ -52,7 +53,11 @@ def load(options: EngineOptions) -> TorchEngine:
     # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
     with ThreadPoolExecutor(1) as pool:
         ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
-        runner = Runner.load(options.path, device=options.device, dtype=dtype, threads=options.threads)
+        runner = (
+            Runner.load(options.path, device=options.device, dtype=dtype, threads=options.threads)
+            if options.ranks == 1
+            else ranks.load(options)
+        )
     model, space = ids.result()
     return TorchEngine(
         runner,

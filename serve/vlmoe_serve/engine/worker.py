@@ -6,11 +6,9 @@ It never outlives the front: Linux kills it with its parent, and everywhere the 
 SIGINT and SIGTERM are ignored: when to stop is the front's decision, and it drains first.
 """
 
-import ctypes
 import gc
 import importlib
 import os
-import signal
 import socket
 import sys
 import time
@@ -21,6 +19,7 @@ import numpy as np
 
 from vlmoe_serve.cost import Sample
 from vlmoe_serve.engine.base import Engine
+from vlmoe_serve.engine.lifetime import die_with
 from vlmoe_serve.engine.protocol import (
     Batch,
     BatchDone,
@@ -35,7 +34,6 @@ from vlmoe_serve.engine.protocol import (
 from vlmoe_serve.engine.transport import ArenaView
 from vlmoe_serve.ticket import Work
 
-_PR_SET_PDEATHSIG = 1
 # The timed part of the warm-up stops here: a large model on a slow machine must not start twice as slowly.
 _MAX_SAMPLING_S = 1.0
 
@@ -43,9 +41,7 @@ _MAX_SAMPLING_S = 1.0
 def main(argv: Sequence[str]) -> int:
     """Serve the front at the other end of the inherited socket."""
     parent_pid, sock_fd, *arena_fds = map(int, argv)
-    _die_with(parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with(parent_pid)
     with socket.socket(fileno=sock_fd) as sock:
         try:
             return _serve(sock, [ArenaView(fd) for fd in arena_fds])
@@ -122,14 +118,6 @@ def _send(sock: socket.socket, message: FromEngine) -> None:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def _die_with(parent_pid: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # The parent may have gone before the request took effect; then nobody will signal us.
-        if os.getppid() != parent_pid:
-            os._exit(0)
 
 
 if __name__ == "__main__":

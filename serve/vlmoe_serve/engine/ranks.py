@@ -1,0 +1,179 @@
+"""One model over several processes: the engine process is rank 0 and starts the others.
+
+    rank 0: share out the jobs -> send each rank its own -> run its own -> collect
+    rank n: (rank.py) receive -> run -> answer
+
+Sequences are shared out by their tokens; experts are reached through `vlmoe_kernels.collectives`. A rank that fails
+ends the whole group, this process included: the supervisor starts it again and runs the batch again. A rank never
+outlives rank 0.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.collectives.distributed import DistributedGroup
+from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup, make_descriptors
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.inputs import Job
+from vlmoe_model.runner import Dtype, Runner, choose_device
+from vlmoe_serve.engine import protocol
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed
+from vlmoe_serve.engine.transport import Arena
+from vlmoe_serve.ticket import Work
+
+_RANK = "vlmoe_serve.engine.rank"
+
+
+class RankProcess:
+    """One of the other ranks, seen from rank 0."""
+
+    def __init__(self, rank: int, options: EngineOptions, descriptors: Descriptors, port: int) -> None:
+        self._rank = rank
+        self._arena = Arena()
+        self._socket, theirs = socket.socketpair()
+        fds = [theirs.fileno(), self._arena.fd]
+        with theirs:
+            # in the thread that lives as long as this process: Linux ends a child with its maker thread
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", _RANK, str(os.getpid())),
+                    *(*map(str, fds), str(port), json.dumps(asdict(descriptors))),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*fds, *descriptors.all],
+            )
+        for fd in (*descriptors.inbox, *descriptors.outbox):
+            if fd >= 0:
+                os.close(fd)
+        self._socket.sendall(protocol.frame(Load("", options)))
+
+    def wait_until_loaded(self) -> None:
+        """Raises ValueError with the rank's own reason."""
+        answer = self._receive()
+        if isinstance(answer, LoadFailed):
+            raise ValueError(answer.reason)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """End with it, also when nobody waits for its answer: the supervisor is to start the group again at once."""
+        code = self._process.wait()
+        print(f"rank {self._rank} ended with code {code}: all ranks start again", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def send(self, jobs: Sequence[Job]) -> None:
+        """Hand it its part of a batch."""
+        refs, size = self._arena.write(jobs)
+        self._socket.sendall(protocol.frame(Batch(0, 0, size, refs)))
+
+    def outputs(self) -> list[npt.NDArray[np.float32]]:
+        """What it made of the part it was sent last."""
+        answer = self._receive()
+        assert isinstance(answer, BatchDone), answer
+        return [np.frombuffer(block, np.float32) for block in answer.outputs]
+
+    def _receive(self) -> LoadFailed | BatchDone:
+        try:
+            return cast(LoadFailed | BatchDone, protocol.receive(self._socket))
+        except (EOFError, OSError):
+            raise RuntimeError(f"rank {self._rank} ended") from None
+
+
+class Ranks:
+    """A `Runner` whose experts are shared out over several processes."""
+
+    def __init__(self, runner: Runner, others: Sequence[RankProcess]) -> None:
+        self._runner = runner
+        self._others = others
+        self.config: ModelConfig = runner.config
+        self.device, self.dtype = runner.device, runner.dtype
+        self.num_parameters, self.logit_scale = runner.num_parameters, runner.logit_scale
+
+    def run(self, jobs: Sequence[Job]) -> list[npt.NDArray[np.float32]]:
+        """See `Runner.run`. What goes wrong ends the process: the ranks are out of step."""
+        shares = share_out(jobs, 1 + len(self._others), self.config.patch_size)
+        try:
+            for other, share in zip(self._others, shares[1:], strict=True):
+                other.send([jobs[i] for i in share])
+            outputs = [self._runner.run([jobs[i] for i in shares[0]])]
+            outputs += [other.outputs() for other in self._others]
+        except Exception as error:
+            raise SystemExit(f"the ranks have to start again: {type(error).__name__}: {error}") from error
+        results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(jobs)
+        for share, of_share in zip(shares, outputs, strict=True):
+            for index, output in zip(share, of_share, strict=True):
+                results[index] = output
+        return results
+
+
+def load(options: EngineOptions) -> Ranks:
+    """Start the other ranks and load, all at the same time.
+
+    Raises:
+        ValueError: a bad checkpoint, or experts that cannot be shared equally.
+    """
+    group = make_descriptors(options.ranks)
+    port = free_port()
+    others = [RankProcess(rank, options, group[rank], port) for rank in range(1, options.ranks)]
+    runner = load_share(options, group[0], port)
+    for other in others:
+        other.wait_until_loaded()
+    return Ranks(runner, others)
+
+
+def load_share(options: EngineOptions, descriptors: Descriptors, port: int) -> Runner:
+    """This rank's part of the model.
+
+    Raises:
+        ValueError: a bad checkpoint, or experts that cannot be shared equally.
+    """
+    return Runner.load(
+        options.path,
+        device=options.device,
+        dtype=cast(Dtype, options.dtype),
+        threads=options.threads,
+        group=_join(options, descriptors, port),
+    )
+
+
+def _join(options: EngineOptions, descriptors: Descriptors, port: int) -> Group:
+    if choose_device(options.device) == "cpu":
+        return SharedMemoryGroup(descriptors)
+    torch.cuda.set_device(descriptors.rank)
+    dist.init_process_group(
+        "nccl", f"tcp://127.0.0.1:{port}", rank=descriptors.rank, world_size=options.ranks
+    )
+    return DistributedGroup()
+
+
+def share_out(jobs: Sequence[Job], num_ranks: int, patch_size: int) -> list[list[int]]:
+    """Indices of the jobs of each rank: the largest first, each to the rank that has least; in order within a rank."""
+    tokens = [Work.of(job, patch_size).tokens for job in jobs]
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for index in sorted(range(len(jobs)), key=lambda i: -tokens[i]):
+        rank = loads.index(min(loads))
+        shares[rank].append(index)
+        loads[rank] += tokens[index]
+    return [sorted(share) for share in shares]
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for the ranks' rendezvous on this host."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,173 @@
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vlmoe_model.checkpoint.weights import save
+from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.inputs import Example, Job
+from vlmoe_model.network import VLMoE
+from vlmoe_model.runner import Runner
+from vlmoe_model.tokenizer import train_wordpiece
+from vlmoe_serve.engine import ENGINES
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.engine.ranks import share_out
+from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
+
+IMAGE = ImageSpec(size=16)
+CONFIG = ModelConfig(
+    dim=16,
+    num_layers=3,
+    num_heads=2,
+    ffn_dim=32,
+    vocab_size=120,
+    image_size=16,
+    patch_size=4,
+    max_text=12,
+    moe_blocks=(0, 2),
+    num_experts=4,
+    vl_start=2,
+    heads=(
+        HeadConfig(name="questions", task="vqa", out_dim=3, image=IMAGE, max_text=12),
+        HeadConfig(name="matching", task="contrastive", out_dim=6, image=IMAGE, max_text=8),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    torch.manual_seed(0)
+    tokenizer = train_wordpiece(["what shape is in the image", "is there a red circle"], 100)
+    save(directory, CONFIG, VLMoE(CONFIG).state_dict(), tokenizer, {"questions": ["yes", "no", "circle"]})
+    return directory
+
+
+def jobs(num: int) -> list[Job]:
+    """Pairs, images and texts of several lengths."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(num):
+        image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        text = np.array([2, *rng.integers(5, 60, index % 5), 3], np.int32)
+        made.append(
+            (
+                Job("questions", Example(image, text)),
+                Job("matching", Example(image=image)),
+                Job("matching", Example(tokens=text)),
+            )[index % 3]
+        )
+    return made
+
+
+def with_ranks(
+    checkpoint: Path, num_ranks: int, use: Callable[[Supervisor], Coroutine[Any, Any, None]]
+) -> None:
+    async def main() -> None:
+        options = EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1, ranks=num_ranks)
+        async with asyncio.timeout(240):
+            patient = SupervisorOptions(max_down_s=200)
+            supervisor = Supervisor(ENGINES["torch"], options, patient)
+            await supervisor.start()
+            try:
+                await use(supervisor)
+            finally:
+                await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def children_of(pid: int | None) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_gone(pids: list[int]) -> None:
+    give_up_s = time.monotonic() + 60
+    while not all(map(is_gone, pids)):
+        assert time.monotonic() < give_up_s, "a rank outlived rank 0"
+        time.sleep(0.01)
+
+
+def test_sequences_are_shared_out_by_their_tokens() -> None:
+    """Patches of 4 pixels: an image is 17 tokens; six images and six texts over two ranks, then over four."""
+    work = jobs(12)
+    tokens = [
+        (17 if j.example.image is not None else 0)
+        + (0 if j.example.tokens is None else len(j.example.tokens))
+        for j in work
+    ]
+    for num_ranks in (1, 2, 4):
+        shares = share_out(work, num_ranks, 4)
+        assert sorted(index for share in shares for index in share) == list(range(12))
+        assert all(share == sorted(share) for share in shares)
+        loads = [sum(tokens[i] for i in share) for share in shares]
+        assert max(loads) - min(loads) <= max(tokens)
+    assert share_out(work[:1], 3, 4) == [[0], [], []]
+    assert share_out([], 2, 4) == [[], []]
+
+
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_answer_bit_for_bit_what_one_rank_answers(checkpoint: Path, num_ranks: int) -> None:
+    """Full batches, and batches in which ranks have nothing to do."""
+    threads = torch.get_num_threads()
+    work = jobs(11)
+    expected = Runner.load(checkpoint, dtype="fp32", threads=1).run(work)
+    torch.set_num_threads(threads)
+
+    async def use(supervisor: Supervisor) -> None:
+        for chosen in (slice(None), slice(0, 1), slice(3, 6)):
+            done = await supervisor.run(work[chosen])
+            for block, answer in zip(done.outputs, expected[chosen], strict=True):
+                np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
+        assert len(children_of(supervisor.pid)) == num_ranks - 1
+        assert supervisor.info.num_parameters == sum(p.numel() for p in VLMoE(CONFIG).parameters())
+
+    with_ranks(checkpoint, num_ranks, use)
+
+
+def test_the_death_of_an_idle_rank_restarts_the_group(checkpoint: Path) -> None:
+    work = jobs(6)
+
+    async def use(supervisor: Supervisor) -> None:
+        before = (await supervisor.run(work)).outputs
+        (rank,) = children_of(supervisor.pid)
+        os.kill(rank, signal.SIGKILL)
+        while not supervisor.num_restarts:
+            await asyncio.sleep(0.01)
+        assert (await supervisor.run(work)).outputs == before
+        assert children_of(supervisor.pid) != [rank]
+
+    with_ranks(checkpoint, 2, use)
+
+
+def test_no_rank_outlives_rank_0(checkpoint: Path) -> None:
+    async def use(supervisor: Supervisor) -> None:
+        ranks = children_of(supervisor.pid)
+        assert len(ranks) == 1
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_gone, ranks)
+
+    with_ranks(checkpoint, 2, use)
+
+
+def test_experts_that_do_not_divide_are_refused_in_one_line(checkpoint: Path) -> None:
+    options = EngineOptions(checkpoint, device="cpu", dtype="fp32", ranks=3)
+    with pytest.raises(EngineStartError, match="4 experts cannot be shared equally by 3 ranks") as error:
+        asyncio.run(Supervisor(ENGINES["torch"], options).start())
+    assert "\n" not in str(error.value)
