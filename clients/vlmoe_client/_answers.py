@@ -17,6 +17,8 @@ from ._results import (
     ItemError,
     Label,
     Model,
+    Ranked,
+    RerankResult,
     RetrieveResult,
     Usage,
     VqaResult,
@@ -85,6 +87,12 @@ def read_retrieve(body: Json, reply: Reply) -> RetrieveResult:
         for each in body["hits"]
     )
     return RetrieveResult(space_id=str(body["space_id"]), hits=hits, **_common(body, reply))
+
+
+def read_rerank(body: Json, reply: Reply) -> RerankResult:
+    """A result of `/rerank`."""
+    results = tuple(Ranked(int(each["index"]), float(each["relevance_score"])) for each in body["results"])
+    return RerankResult(results=results, **_common(body, reply))
 
 
 def read_collection(body: Json) -> Collection:

@@ -17,6 +17,7 @@ from ._results import (
     Item,
     ItemError,
     Model,
+    RerankResult,
     RetrieveResult,
     VqaResult,
 )
@@ -152,6 +153,21 @@ class AsyncClient(AsyncTransport):
             collection, images, texts=texts, top_k=top_k, rerank=rerank, filter=filter, model=model
         )
         return await self._send_all(calls, options)
+
+    async def rerank(
+        self,
+        query: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        *,
+        image: ImageSource | None = None,
+        texts: Sequence[str] | None = None,
+        top_n: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RerankResult:
+        """Order pictures by how well they fit a text, or texts by how well they fit a picture."""
+        call = _tasks.rerank(query, images, image=image, texts=texts, top_n=top_n, model=model)
+        return await self._send(call, options)
 
     async def add(
         self,

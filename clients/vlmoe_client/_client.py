@@ -17,6 +17,7 @@ from ._results import (
     Item,
     ItemError,
     Model,
+    RerankResult,
     RetrieveResult,
     VqaResult,
 )
@@ -179,6 +180,31 @@ class Client(BlockingTransport):
             collection, images, texts=texts, top_k=top_k, rerank=rerank, filter=filter, model=model
         )
         return self._send_all(calls, options)
+
+    def rerank(
+        self,
+        query: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        *,
+        image: ImageSource | None = None,
+        texts: Sequence[str] | None = None,
+        top_n: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RerankResult:
+        """Order pictures by how well they fit a text, or texts by how well they fit a picture.
+
+        Args:
+            query: The text that `images` are ordered by.
+            images: The candidates.
+            image: The picture that `texts` are ordered by.
+            texts: The candidates.
+            top_n: Most candidates to answer with; by default all.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.rerank(query, images, image=image, texts=texts, top_n=top_n, model=model)
+        return self._send(call, options)
 
     def add(
         self,

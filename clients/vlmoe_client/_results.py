@@ -133,6 +133,31 @@ class RetrieveResult(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate.
+
+    Attributes:
+        index: Its place among those that were sent.
+        relevance_score: How well it fits the query.
+    """
+
+    index: int
+    relevance_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankResult(Result):
+    """The candidates, best first."""
+
+    results: tuple[Ranked, ...]
+
+    @property
+    def best(self) -> Ranked:
+        """The candidate that fits best."""
+        return self.results[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A named set of embedded items, all in one space."""
 

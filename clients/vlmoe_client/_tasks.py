@@ -1,15 +1,15 @@
-"""The calls of the four tasks: vqa, classify, embed, retrieve."""
+"""The calls of the tasks: vqa, classify, embed, retrieve, rerank."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ._answers import one, read_classify, read_embedding, read_retrieve, read_vqa
+from ._answers import one, read_classify, read_embedding, read_rerank, read_retrieve, read_vqa
 from ._call import Call
 from ._chunks import batches
 from ._images import ImageSource, Picture
-from ._results import ClassifyResult, Embedding, ItemError, RetrieveResult, VqaResult
+from ._results import ClassifyResult, Embedding, ItemError, RerankResult, RetrieveResult, VqaResult
 
 TextOrPair = str | tuple[str, str]
 
@@ -126,6 +126,32 @@ def retrieve_many(
     """`POST /retrieve` by any number of pictures, or of texts."""
     shared = _given(collection=collection, top_k=top_k, rerank=rerank, filter=filter, model=model)
     return batches("/retrieve", _images_or_texts("retrieve_many", images, texts), read_retrieve, shared)
+
+
+def rerank(
+    query: str | None = None,
+    images: Sequence[ImageSource] | None = None,
+    *,
+    image: ImageSource | None = None,
+    texts: Sequence[str] | None = None,
+    top_n: int | None = None,
+    model: str | None = None,
+) -> Call[RerankResult]:
+    """`POST /rerank` of pictures by a text, or of texts by a picture."""
+    by_text = query is not None
+    if by_text == (image is not None) or by_text != (images is not None) or by_text == (texts is not None):
+        raise ValueError("rerank takes either a query with images, or an image with texts")
+    if isinstance(images if by_text else texts, (str, bytes)):
+        raise TypeError("rerank takes a sequence of images or texts, got one")
+    body = _given(
+        query=query,
+        images=None if images is None else [Picture(each) for each in images],
+        image=_picture(image),
+        texts=None if texts is None else list(texts),
+        top_n=top_n,
+        model=model,
+    )
+    return Call("POST", "/rerank", one(read_rerank), body)
 
 
 def _vqa_input(image: ImageSource, question: str) -> dict[str, Any]:

@@ -77,6 +77,21 @@ class RetrieveAnswer(Result):
     usage: Usage
 
 
+class RankedCandidate(Result):
+    """A candidate by its place in the request, and its cosine similarity to the query."""
+
+    index: int
+    relevance_score: float
+
+
+class RerankAnswer(Result):
+    """The candidates, best first."""
+
+    model: str
+    results: list[RankedCandidate]
+    usage: Usage
+
+
 class ErrorBody(Result):
     """What went wrong. param: the path of the field it is about."""
 
@@ -119,3 +134,9 @@ class RetrieveResults(Result):
     """The answers to `inputs`, in their order; each may be an error."""
 
     results: list[RetrieveAnswer | ErrorAnswer]
+
+
+class RerankResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[RerankAnswer | ErrorAnswer]

@@ -15,6 +15,7 @@ from vlmoe_serve.http_gate import Gate
 from vlmoe_serve.http_limits import BodyLimit
 from vlmoe_serve.http_open_inference import open_inference_routes
 from vlmoe_serve.http_open_inference_body import InferBody
+from vlmoe_serve.http_openai import OPENAI_SCHEMAS, openai_routes
 from vlmoe_serve.http_system import system_routes
 from vlmoe_serve.http_tasks import task_routes
 from vlmoe_serve.openapi import install_openapi
@@ -42,8 +43,11 @@ def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIA
     install_error_handlers(app)
     app.include_router(task_routes(service, max_body_bytes))
     app.include_router(collection_routes(service))
+    app.include_router(openai_routes(service))
     app.include_router(system_routes(service))
     app.include_router(open_inference_routes(service, app.version))
     bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
-    install_openapi(app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody], keys=bool(keys))
+    install_openapi(
+        app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody, *OPENAI_SCHEMAS], keys=bool(keys)
+    )
     return Exchange(BodyLimit(Gate(app, service, keys), max_body_bytes), service.metrics)

@@ -14,7 +14,7 @@ from vlmoe_serve.ticket import PRIORITIES, Priority
 from vlmoe_serve.validation import shown
 
 # fields of forms that hold several values, and those whose text is JSON
-_LISTS = frozenset({"labels"})
+_LISTS = frozenset({"labels", "images", "texts"})
 _JSON = frozenset({"filter"})
 _FLAGS = {"rerank": {"true": True, "false": False}}
 _MAX_PARTS = 1100

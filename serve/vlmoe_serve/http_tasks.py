@@ -19,6 +19,7 @@ _SUMMARIES = {
     "classify": "Classify a picture or a text",
     "embed": "Embed a picture or a text",
     "retrieve": "Search a collection",
+    "rerank": "Order pictures or texts by how well they fit",
 }
 
 

@@ -26,6 +26,7 @@ from vlmoe_serve.service import CallDesk, Service, error_body
 from vlmoe_serve.tasks.embed import embed, space_of
 from vlmoe_serve.tasks.inputs import one_of
 from vlmoe_serve.tasks.retrieve import model_for
+from vlmoe_serve.together import together
 from vlmoe_serve.validation import check, checked_list
 
 MAX_METADATA_BYTES = 65_536
@@ -59,7 +60,7 @@ async def upsert(service: Service, name: str, body: object, call: Call) -> Upser
             sent = fields.get("id") if isinstance(fields, dict) else None
             return ItemFailure(id=sent if isinstance(sent, str) else None, error=error_body(error))
 
-    outcomes = await service.gather([one(position, fields) for position, fields in enumerate(inputs)])
+    outcomes = await together([one(position, fields) for position, fields in enumerate(inputs)])
     items = [outcome for outcome in outcomes if isinstance(outcome, Item)]
     if items:
         await service.collections.upsert(name, space_of(model), items)

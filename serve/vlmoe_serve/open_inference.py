@@ -28,6 +28,7 @@ from vlmoe_serve.open_inference_tensors import (
 from vlmoe_serve.service import Service
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.ticket import PRIORITIES
+from vlmoe_serve.together import together
 from vlmoe_serve.validation import check, shown
 
 # a model is swapped as a whole, so there is one version of it at any time
@@ -117,7 +118,7 @@ async def infer(service: Service, request: InferRequest, call: Call) -> InferAns
             _locate(error, position)
             raise
 
-    results = await service.gather([one(position) for position in range(tensors[0].shape[0])])
+    results = await together([one(position) for position in range(tensors[0].shape[0])])
     outputs: Mapping[str, Tensor] = {tensor.name: tensor for tensor in found.task.decode(results)}
     return InferAnswer(found.name, VERSION, request.id, tuple(outputs[name] for name in asked))
 

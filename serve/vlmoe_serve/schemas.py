@@ -17,6 +17,7 @@ EXAMPLE_IMAGE = (
 MAX_INPUTS = 256
 MAX_TOP_K = 1000
 MAX_LABELS = 1000
+MAX_CANDIDATES = 256
 
 
 def _is_image(value: object) -> str | bytes:
@@ -138,6 +139,30 @@ class RetrieveRequest(RetrieveInput):
     collection: str = Field(examples=["gallery"])
 
 
+class RerankOptions(Strict):
+    """What the inputs of one /rerank call share."""
+
+    model: ModelName = None
+    top_n: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="How many of the best to answer with; by default all."
+    )
+
+
+class RerankRequest(RerankOptions):
+    """A text and pictures, or a picture and texts, to be ordered by how well they fit."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"image": EXAMPLE_IMAGE, "texts": ["a red square", "a sleeping cat"]}]
+        }
+    )
+
+    query: Text | None = None
+    images: Annotated[list[Image], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = None
+    image: Image | None = None
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = None
+
+
 class VqaBatch(VqaOptions):
     """Several questions; each input fails alone."""
 
@@ -160,3 +185,9 @@ class RetrieveBatch(RetrieveOptions):
     """Several queries; each fails alone."""
 
     inputs: Annotated[list[RetrieveInput], Field(min_length=1, max_length=MAX_INPUTS)]
+
+
+class RerankBatch(RerankOptions):
+    """Several queries; each fails alone."""
+
+    inputs: Annotated[list[RerankRequest], Field(min_length=1, max_length=MAX_INPUTS)]

@@ -8,9 +8,9 @@ A body with `inputs` is answered input by input, each of which may fail alone.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ErrorAnswer, ErrorBody, Result
@@ -32,6 +32,7 @@ from vlmoe_serve.schemas import MAX_INPUTS
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed
 from vlmoe_serve.ticket import Work
+from vlmoe_serve.together import together
 from vlmoe_serve.validation import check, checked_list
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Service:
             except ServeError as error:
                 return ErrorAnswer(error=error_body(error))
 
-        return Results(await self.gather([one(position, fields) for position, fields in enumerate(inputs)]))
+        return Results(await together([one(position, fields) for position, fields in enumerate(inputs)]))
 
     async def guarded(self, work: Callable[[], Awaitable[T]], call: Call, prefix: str = "") -> T:
         """Await one input's work under the call's deadline; errors name the field below `prefix`.
@@ -169,15 +170,6 @@ class Service:
                 raise
             _log.exception("an input failed for a reason nobody foresaw")
             raise ServeError("internal error") from error
-
-    async def gather(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """All results in order; when this call ends early, nothing of it keeps running."""
-        tasks = [asyncio.ensure_future(work) for work in works]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     async def compute(
         self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call

@@ -113,7 +113,13 @@ class Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.split("/")[1:]]
         if parts[0] == "collections":
             return self.store(parts[1:], body, parse_qs(url.query))
-        task = {"vqa": vqa, "classify": classify, "embed": embed, "retrieve": self.retrieve}.get(parts[0])
+        task = {
+            "vqa": vqa,
+            "classify": classify,
+            "embed": embed,
+            "retrieve": self.retrieve,
+            "rerank": rerank,
+        }.get(parts[0])
         if task is not None:
             if "inputs" not in body:
                 return task(body)
@@ -199,6 +205,12 @@ def embed(body: Any) -> Any:
     if ("image" in body) == ("text" in body):
         raise Refused(422, "invalid_field", "give image or text", None)
     return {"model": "demo", "space_id": "s-1", "embedding": [0.6, -0.8], "usage": USAGE}
+
+
+def rerank(body: Any) -> Any:
+    candidates = body["images"] if "query" in body else body["texts"]
+    results = [{"index": i, "relevance_score": i / 10} for i in reversed(range(len(candidates)))]
+    return {"model": "demo", "results": results[: body.get("top_n")], "usage": USAGE}
 
 
 def upsert(stored: dict[str, Any], items: Any) -> Any:

@@ -189,3 +189,13 @@ def test_both_clients_have_the_same_methods_and_arguments():
     assert methods(Client) == methods(AsyncClient)
     assert len(methods(Client)) >= 18
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
+
+
+def test_rerank_sends_the_candidates_in_order_and_reads_the_ranking(do, server, png):
+    found = do("rerank", "a cat", [png, png, png], top_n=2)
+    assert [(one.index, one.relevance_score) for one in found.results] == [(2, 0.2), (1, 0.1)]
+    assert (found.best.index, found.model) == (2, "demo")
+    sent = server.seen[-1].body
+    assert (sent["query"], sent["top_n"], len(sent["images"])) == ("a cat", 2, 3)
+    assert len(do("rerank", image=png, texts=["a", "b"]).results) == 2
+    assert server.seen[-1].body["texts"] == ["a", "b"]

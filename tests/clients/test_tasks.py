@@ -24,6 +24,11 @@ def test_fields_that_are_not_given_are_not_sent():
         (lambda: _tasks.classify(b"a", images=[b"a"]), "not both"),
         (lambda: _tasks.classify_many(), "either images or texts"),
         (lambda: _tasks.retrieve("c"), "needs a text, an image"),
+        (lambda: _tasks.rerank("a"), "either a query with images"),
+        (lambda: _tasks.rerank(image=b"a"), "either a query with images"),
+        (lambda: _tasks.rerank(images=[b"a"], texts=["a"]), "either a query with images"),
+        (lambda: _tasks.rerank("a", [b"a"], texts=["a"]), "either a query with images"),
+        (lambda: _tasks.rerank("a", [b"a"], image=b"a"), "either a query with images"),
         (lambda: _tasks.retrieve_many("c"), "either images or texts"),
     ],
 )
@@ -37,5 +42,7 @@ def test_one_string_is_not_several():
         _tasks.embed_many(texts="word")
     with pytest.raises(TypeError, match="several images or texts, got one bytes"):
         _tasks.embed_many(b"png")
+    with pytest.raises(TypeError, match="a sequence of images or texts"):
+        _tasks.rerank("a", b"png")
     with pytest.raises(TypeError, match="labels is a sequence of strings"):
         _tasks.classify(b"a", labels="cat,dog")

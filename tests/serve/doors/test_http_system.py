@@ -16,7 +16,7 @@ def test_models_in_openais_shape(client):
     (model,) = body["data"]
     assert model["id"] == "tiny"
     assert model["object"] == "model"
-    assert model["tasks"] == ["vqa", "classify", "embed", "retrieve"]
+    assert model["tasks"] == ["vqa", "classify", "embed", "retrieve", "rerank"]
     assert re.fullmatch(r"m-[0-9a-f]+", model["model_id"])
     assert re.fullmatch(r"s-[0-9a-f]+", model["space_id"])
     assert model["state"] == "ready"
