@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients tests
 
-.PHONY: install serve test test-slow format lint types layers check bench clean
+.PHONY: install serve test test-slow format lint types layers check native bench clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,10 @@ layers: install
 	$(RUN)/lint-imports
 
 check: lint types layers test
+
+# The C++ kernels for this processor, which are otherwise built at first use.
+native: install
+	$(RUN)/python -m vlmoe_kernels.native
 
 bench: install
 	$(RUN)/python kernels/bench/grouped_ffn.py

@@ -14,6 +14,7 @@ BACKENDS: Mapping[str, str] = {
     "reference": "vlmoe_kernels.reference",
     "eager": "vlmoe_kernels.eager",
     "cpu": "vlmoe_kernels.cpu",
+    "cpu_native": "vlmoe_kernels.native",
 }
 
 __all__ = ["BACKENDS", "Backend", "Pool", "RoutePlan", "Run", "backend", "make_plan"]

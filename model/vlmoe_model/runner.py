@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from vlmoe_kernels import backend
+from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives import Group
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.weights import load_state
@@ -38,18 +39,19 @@ class Runner:
         *,
         device: str,
         dtype: str,
+        backend_name: str,
         group: Group | None = None,
     ) -> None:
         self.directory = directory
         self.config: ModelConfig = directory.config
         self.device = device
         self.dtype = dtype
+        self.backend = backend_name
         # of the whole model, whatever part of it lies here
         self.num_parameters = count_parameters(directory.config)
         self._group = group
         self._network = network.eval().requires_grad_(False).to(device)
-        # on a GPU plain torch serves until a backend of kernels for it is chosen here
-        network.pack(backend("cpu" if device == "cpu" else "eager"), DTYPES[dtype])
+        network.pack(backend(backend_name), DTYPES[dtype])
 
     @classmethod
     def load(
@@ -58,6 +60,7 @@ class Runner:
         *,
         device: str = "cpu",
         dtype: Dtype = "auto",
+        backend: str = "auto",
         threads: int | None = None,
         group: Group | None = None,
     ) -> "Runner":
@@ -67,17 +70,20 @@ class Runner:
             path: directory, or a name that `resolve` knows.
             device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
             dtype: precision of the encoder's matrices; `auto` is bf16 where the processor multiplies it natively.
+            backend: kernels by name, or `auto` for the best there are for the device.
             threads: CPU threads; None leaves torch's choice.
             group: ranks that share the experts; every one loads its own part and runs when the others do.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
-            ValueError: an unknown device or dtype, or more ranks than share the experts equally.
+            ValueError: an unknown device, dtype or backend, one that cannot be had here, or more ranks than share the
+                experts equally.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         device = choose_device(device)
         chosen = choose_dtype(dtype, device)
+        backend_name = choose_backend(backend, device)
         directory = open_directory(resolve(path))
         with torch.device("meta"):
             network = VLMoE(directory.config)
@@ -89,7 +95,7 @@ class Runner:
             state = load_state(directory, expected=expected, rank=group.rank, num_ranks=group.size)
         # popped, so that no tensor outlives its cast, or later its packed copy
         network.load_state_dict({name: state.pop(name).float() for name in expected}, assign=True)
-        return cls(directory, network, device=device, dtype=chosen, group=group)
+        return cls(directory, network, device=device, dtype=chosen, backend_name=backend_name, group=group)
 
     @property
     def logit_scale(self) -> float:

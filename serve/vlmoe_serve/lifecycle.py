@@ -147,7 +147,8 @@ async def _start(service: Service, url: str) -> None:
         info = model.batcher.info
         service.metrics.on_model(model.name, info)
         print(
-            f"model {model.name}: {info.model_id}, {info.num_parameters} parameters, {info.dtype} on {info.device}"
+            f"model {model.name}: {info.model_id}, {info.num_parameters} parameters, "
+            f"{info.dtype} on {info.device}, kernels {info.backend}"
         )
     service.started = True
     print(f"vlmoe is ready on {url} after {time.monotonic() - start_s:.1f} s", flush=True)

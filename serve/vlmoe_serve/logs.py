@@ -19,4 +19,5 @@ def configure_logs() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("vlmoe_serve").setLevel(logging.INFO)
+    for ours in ("vlmoe_serve", "vlmoe_kernels"):
+        logging.getLogger(ours).setLevel(logging.INFO)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from vlmoe_kernels import BACKENDS, backend
@@ -11,5 +13,5 @@ def test_every_backend_offers_every_operation(name: str) -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="one of reference, eager, cpu, got 'cuda'"):
+    with pytest.raises(ValueError, match=re.escape(f"one of {', '.join(BACKENDS)}, got 'cuda'")):
         backend("cuda")

@@ -1,7 +1,7 @@
 """What an engine is: the interface that the worker process drives, and the values that describe it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,8 @@ class EngineFacts:
     """What an engine says about itself.
 
     space_id: of its embeddings; None without a contrastive head. logit_scale: temperature of the contrastive
-    head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted.
+    head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted. backend: the kernels
+    that run; after a restart these may be others, and it is the same engine all the same.
     """
 
     model_id: str
@@ -40,6 +41,7 @@ class EngineFacts:
     device: str
     num_parameters: int
     patch_size: int
+    backend: str = field(compare=False)
 
 
 class Engine(Protocol):

@@ -67,6 +67,11 @@ class EngineInfo:
         return self.facts.device
 
     @property
+    def backend(self) -> str:
+        """The kernels that run."""
+        return self.facts.backend
+
+    @property
     def num_parameters(self) -> int:
         """All parameters, experts included."""
         return self.facts.num_parameters

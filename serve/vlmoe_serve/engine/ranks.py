@@ -99,7 +99,7 @@ class Ranks:
         self._runner = runner
         self._others = others
         self.config: ModelConfig = runner.config
-        self.device, self.dtype = runner.device, runner.dtype
+        self.device, self.dtype, self.backend = runner.device, runner.dtype, runner.backend
         self.num_parameters, self.logit_scale = runner.num_parameters, runner.logit_scale
 
     def run(self, jobs: Sequence[Job]) -> list[npt.NDArray[np.float32]]:

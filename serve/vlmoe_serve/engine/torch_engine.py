@@ -69,6 +69,7 @@ def load(options: EngineOptions) -> TorchEngine:
             device=runner.device,
             num_parameters=runner.num_parameters,
             patch_size=runner.config.patch_size,
+            backend=runner.backend,
         ),
     )
 

@@ -32,6 +32,7 @@ from vlmoe_serve.engine.protocol import (
     receive,
 )
 from vlmoe_serve.engine.transport import ArenaView
+from vlmoe_serve.logs import configure_logs
 from vlmoe_serve.ticket import Work
 
 # The timed part of the warm-up stops here: a large model on a slow machine must not start twice as slowly.
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     """Serve the front at the other end of the inherited socket."""
     parent_pid, sock_fd, *arena_fds = map(int, argv)
     die_with(parent_pid)
+    configure_logs()
     with socket.socket(fileno=sock_fd) as sock:
         try:
             return _serve(sock, [ArenaView(fd) for fd in arena_fds])

@@ -20,7 +20,7 @@ EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
 class ToyEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._directory = options.path
-        self.facts = EngineFacts("m-toy", "s-toy", 1.0, "fp32", "cpu", 0, 2)
+        self.facts = EngineFacts("m-toy", "s-toy", 1.0, "fp32", "cpu", 0, 2, "toy")
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
         job = Job("toy", Example(tokens=np.array([2, 3], np.int32)))

@@ -1,0 +1,60 @@
+"""Inference on CPU in C++: AVX-512 kernels of our own, weights packed once, nothing between two products but registers.
+
+The bits of a row depend on the row and the weights alone: not on the batch, not on the number of threads. An element of
+a product is one chain of multiply-adds in the order of k (`src/tile.h`), and no sum is split between tasks.
+
+The library is compiled at first use (`build.py`). Where it cannot be, `vlmoe_kernels.choose` takes `cpu` instead.
+"""
+
+# letters: see ops.py
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlmoe_kernels import cpu
+from vlmoe_kernels.native.build import cpu_flags
+from vlmoe_kernels.native.library import library
+from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
+from vlmoe_kernels.native.sequences import attend
+from vlmoe_kernels.ops import GroupedOp, LinearOp, Pool, Run
+
+__all__ = ["attention", "grouped_ffn", "grouped_linear", "linear"]
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether products of that dtype are ours: oneDNN has AMX tiles, where the processor has them, and we do not."""
+    if dtype == torch.bfloat16:
+        return library().has_bf16 and "amx_bf16" not in cpu_flags()
+    return dtype == torch.float32
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> LinearOp:
+    """See `ops.Backend.linear`."""
+    if not _multiplies(weight.dtype):
+        return cpu.linear(weight, bias)
+    return Linear(weight, bias)
+
+
+def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
+    """See `ops.Backend.grouped_linear`."""
+    if not _multiplies(weight_GOD.dtype):
+        return cpu.grouped_linear(weight_GOD, bias_GO)
+    return GroupedLinear(weight_GOD, bias_GO)
+
+
+def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+    """See `ops.Backend.grouped_ffn`."""
+    if not _multiplies(pools[0].w1.dtype):
+        return cpu.grouped_ffn(pools, norm_eps)
+    return GroupedFeedForward(pools, norm_eps)
+
+
+def attention(
+    q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
+) -> Tensor:
+    """See `ops.Backend.attention`. Logits and softmax are float32, and so is the bias."""
+    if q_THC.dtype != torch.float32 and not (q_THC.dtype == torch.bfloat16 and library().has_bf16):
+        return cpu.attention(q_THC, k_THC, v_THC, runs, bias)
+    return attend(q_THC, k_THC, v_THC, runs, bias)

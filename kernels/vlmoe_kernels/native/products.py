@@ -1,0 +1,156 @@
+"""Operations on rows: weights in C++ layout, and the calls."""
+
+# letters: see ops.py; K = inner width
+
+import ctypes
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vlmoe_kernels.native.library import Matrices, addresses, library, plan_of
+from vlmoe_kernels.native.memory import Memory
+from vlmoe_kernels.ops import Pool
+from vlmoe_kernels.plan import RoutePlan
+
+
+class Packed:
+    """Matrices of one shape and their biases, from stacks of them; the tensors given are not kept."""
+
+    def __init__(self, weights_GOK: Sequence[Tensor], biases_GO: Sequence[Tensor | None]) -> None:
+        lib = library()
+        self.dtype = weights_GOK[0].dtype
+        self.num_outputs, self.k = weights_GOK[0].shape[1:]
+        self.num_groups = sum(len(stack) for stack in weights_GOK)
+        size = lib.packed_bytes(self.dtype, self.num_outputs, self.k)
+        self._memory = Memory(size * self.num_groups)
+        firsts = [self._memory.address + size * g for g in range(self.num_groups)]
+        group = 0
+        for stack in weights_GOK:
+            stack = stack.detach().contiguous()
+            lib.call(
+                "pack", self.dtype, stack.data_ptr(), len(stack), self.num_outputs, self.k, out=firsts[group]
+            )
+            group += len(stack)
+        self._panels = (ctypes.c_void_p * self.num_groups)(*firsts)
+        self._vectors = Vectors(biases_GO)
+        self.matrices = Matrices(
+            self.num_outputs, self.k, ctypes.addressof(self._panels), self._vectors.address
+        )
+
+
+class Vectors:
+    """One float32 vector a group, from stacks of them; `address` is None where there are none."""
+
+    def __init__(self, stacks_GO: Sequence[Tensor | None]) -> None:
+        stacks = [stack for stack in stacks_GO if stack is not None]
+        # copied also where they are float32: a view would keep more alive
+        self._vectors = [vector.float().clone() for stack in stacks for vector in stack.detach()]
+        self._addresses = addresses(self._vectors)
+        self.address = ctypes.addressof(self._addresses) if stacks else None
+
+
+class Linear:
+    """x [T, K] -> x W^T + b [T, O]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed = Packed([weight[None]], [None if bias is None else bias[None]])
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        """Apply it."""
+        packed = self._packed
+        x_TK = _rows(x_TK, packed)
+        y_TO = x_TK.new_empty(x_TK.shape[0], packed.num_outputs)
+        library().call(
+            "linear",
+            packed.dtype,
+            x_TK.data_ptr(),
+            x_TK.stride(0),
+            x_TK.shape[0],
+            packed.matrices,
+            out=y_TO.data_ptr(),
+        )
+        return y_TO
+
+
+class GroupedLinear:
+    """x [T, K], plan -> [T, O], each row through the matrix of its group."""
+
+    def __init__(self, weight_GOK: Tensor, bias_GO: Tensor | None) -> None:
+        self._packed = Packed([weight_GOK], [bias_GO])
+
+    def __call__(self, x_TK: Tensor, plan: RoutePlan) -> Tensor:
+        """Apply it.
+
+        Raises:
+            ValueError: the plan is for other weights or rows.
+        """
+        packed = self._packed
+        x_TK, gates_R = _rows(x_TK, packed), _check(plan, x_TK, packed)
+        y_TO = x_TK.new_empty(x_TK.shape[0], packed.num_outputs)
+        library().call(
+            "grouped_linear",
+            packed.dtype,
+            x_TK.data_ptr(),
+            x_TK.stride(0),
+            packed.matrices,
+            plan_of(plan, gates_R),
+            out=y_TO.data_ptr(),
+        )
+        return y_TO
+
+
+class GroupedFeedForward:
+    """x [T, D], plan -> [T, D], each row through the feed-forward layer of its group."""
+
+    def __init__(self, pools: Sequence[Pool], norm_eps: float) -> None:
+        for one, other in pairwise(pools):
+            if one.w1.shape[1:] != other.w1.shape[1:] or (one.mid_weight is None) != (
+                other.mid_weight is None
+            ):
+                raise ValueError("the pools of a layer must have the same widths and norms")
+        self._up = Packed([pool.w1 for pool in pools], [pool.b1 for pool in pools])
+        self._down = Packed([pool.w2 for pool in pools], [pool.b2 for pool in pools])
+        self._mid_weight = Vectors([pool.mid_weight for pool in pools])
+        self._mid_bias = Vectors([pool.mid_bias for pool in pools])
+        self._eps = norm_eps
+
+    def __call__(self, x_TD: Tensor, plan: RoutePlan) -> Tensor:
+        """Apply it.
+
+        Raises:
+            ValueError: the plan is for other weights or rows.
+        """
+        x_TD, gates_R = _rows(x_TD, self._up), _check(plan, x_TD, self._up)
+        y_TD = x_TD.new_empty(x_TD.shape)
+        library().call(
+            "grouped_ffn",
+            self._up.dtype,
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            self._up.matrices,
+            self._down.matrices,
+            self._mid_weight.address,
+            self._mid_bias.address,
+            self._eps,
+            plan_of(plan, gates_R),
+            out=y_TD.data_ptr(),
+        )
+        return y_TD
+
+
+def _rows(x_TK: Tensor, packed: Packed) -> Tensor:
+    """Rows that lie densely. What does not fit would be read beyond its end."""
+    if x_TK.dim() != 2 or x_TK.shape[1] != packed.k or x_TK.dtype != packed.dtype:
+        raise ValueError(f"rows must be {packed.dtype} [T, {packed.k}], got {x_TK.dtype} {list(x_TK.shape)}")
+    return x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
+
+
+def _check(plan: RoutePlan, x_TK: Tensor, packed: Packed) -> Tensor | None:
+    """The plan's gates as float32, if the plan fits."""
+    if len(plan.sizes) != packed.num_groups:
+        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {packed.num_groups}")
+    if plan.num_tokens != x_TK.shape[0]:
+        raise ValueError(f"the plan has {plan.num_tokens} tokens, got {x_TK.shape[0]} rows")
+    return None if plan.gates_R is None else plan.gates_R.to(torch.float32).contiguous()

@@ -1,0 +1,140 @@
+// Attention inside each of many sequences of any length, one task a (sequence, head).
+//
+// Keys and values are packed like weights; a block of queries has all its logits at once, so the softmax is the plain
+// one. The exponentials go into the second product as T, and are divided by their sum afterwards.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "threads.h"
+#include "tile.h"
+#include "workspace.h"
+
+// where a tensor [tokens, heads, width] lies; the width is dense
+struct Strides {
+  int64_t token, head;
+};
+
+struct Sequences {
+  int64_t num_sequences, length;
+  // [heads, length, length], or null
+  const float* bias;
+};
+
+// logits of some queries at a time: they stay in the first-level cache
+constexpr int64_t QUERIES = 4 * MAX_ROWS;
+
+template <typename T>
+struct HeadTask {
+  const T *q, *k, *v;
+  const float* bias;
+  T* out;
+  int64_t length, q_stride, k_stride, v_stride, out_stride;
+};
+
+// weights[i] = exp(scale * logits[i] + bias[i] - their maximum) as T; returns their sum as floats
+template <typename T>
+float exponentials(float* logits, const float* bias, int64_t length, float scale, T* weights) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 highest = lowest, sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < length; i += LANES) {
+    const __mmask16 lanes = first_lanes(length - i);
+    __m512 x = _mm512_mul_ps(load(logits + i, lanes), factor);
+    if (bias != nullptr) x = _mm512_add_ps(x, load(bias + i, lanes));
+    highest = _mm512_mask_max_ps(highest, lanes, highest, x);
+    store(logits + i, x, lanes);
+  }
+  const __m512 maximum = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
+  for (int64_t i = 0; i < length; i += LANES) {
+    const __mmask16 lanes = first_lanes(length - i);
+    const __m512 e = exp(_mm512_sub_ps(load(logits + i, lanes), maximum));
+    sum = _mm512_mask_add_ps(sum, lanes, sum, e);
+    store(weights + i, e, lanes);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+template <typename T>
+void attend(const HeadTask<T>& task, int64_t width, float scale) {
+  static thread_local Workspace key_space, value_space, logit_space, weight_space;
+  const int64_t length = task.length;
+  // whole vectors, and never a multiple of a page: rows would share their cache lines' sets
+  const int64_t row = ceil_div(length, LANES) * LANES + LANES;
+  T* keys = key_space.get<T>(packed_elements<T>(length, width));
+  T* values = value_space.get<T>(packed_elements<T>(width, length));
+  float* logits = logit_space.get<float>(QUERIES * row);
+  T* weights = weight_space.get<T>(QUERIES * row);
+  for (int64_t n = 0; n < length; n += PANEL)
+    pack_panel(task.k + n * task.k_stride, task.k_stride, std::min(PANEL, length - n), width,
+               keys + n / PANEL * panel_stride<T>(width));
+  for (int64_t n = 0; n < width; n += PANEL)
+    pack_columns(task.v + n, task.v_stride, std::min(PANEL, width - n), length,
+                 values + n / PANEL * panel_stride<T>(length));
+
+  for (int64_t begin = 0; begin < length; begin += QUERIES) {
+    const int64_t num_queries = std::min(QUERIES, length - begin);
+    const T *queries[QUERIES], *weight_rows[QUERIES];
+    float inverse[QUERIES];
+    for (int64_t i = 0; i < num_queries; ++i) {
+      queries[i] = task.q + (begin + i) * task.q_stride;
+      weight_rows[i] = weights + i * row;
+    }
+    for (int64_t n = 0; n < length; n += PANEL) {
+      const int vectors = panel_vectors(length, n);
+      rows_times_panel<T>(queries, num_queries, keys + n / PANEL * panel_stride<T>(width), vectors, width,
+                          [&](int64_t first, int64_t size, const float* sums) {
+                            for (int64_t r = 0; r < size; ++r)
+                              std::memcpy(logits + (first + r) * row + n, sums + r * PANEL,
+                                          size_t(vectors) * LANES * sizeof(float));
+                          });
+    }
+    for (int64_t i = 0; i < num_queries; ++i) {
+      const float* bias = task.bias == nullptr ? nullptr : task.bias + (begin + i) * length;
+      inverse[i] = 1.0f / exponentials(logits + i * row, bias, length, scale, weights + i * row);
+    }
+    for (int64_t n = 0; n < width; n += PANEL) {
+      const int64_t size_n = std::min(PANEL, width - n);
+      rows_times_panel<T>(weight_rows, num_queries, values + n / PANEL * panel_stride<T>(length),
+                          panel_vectors(width, n), length, [&](int64_t first, int64_t size, const float* sums) {
+                            for (int64_t r = 0; r < size; ++r) {
+                              T* to = task.out + (begin + first + r) * task.out_stride + n;
+                              const __m512 factor = _mm512_set1_ps(inverse[first + r]);
+                              for (int64_t i = 0; i < size_n; i += LANES)
+                                store(to + i, _mm512_mul_ps(_mm512_loadu_ps(sums + r * PANEL + i), factor),
+                                      first_lanes(size_n - i));
+                            }
+                          });
+    }
+  }
+}
+
+// out: dense [tokens, heads, width]
+template <typename T>
+void attention(const T* q, const T* k, const T* v, const Strides (&strides)[3], const Sequences* runs,
+               int64_t num_runs, int64_t num_heads, int64_t width, float scale, int64_t num_threads, T* out) {
+  struct Sequence {
+    int64_t start, length;
+    const float* bias;
+  };
+  std::vector<Sequence> sequences;
+  int64_t start = 0, work = 0;
+  for (int64_t i = 0; i < num_runs; ++i)
+    for (int64_t j = 0; j < runs[i].num_sequences; ++j) {
+      sequences.push_back({start, runs[i].length, runs[i].bias});
+      start += runs[i].length;
+      work += 2 * runs[i].length * runs[i].length * width * num_heads;
+    }
+  parallel(num_threads, int64_t(sequences.size()) * num_heads, work, [&](int64_t task) {
+    const Sequence& sequence = sequences[size_t(task / num_heads)];
+    const int64_t head = task % num_heads;
+    const auto at = [&](auto* x, const Strides& s) { return x + sequence.start * s.token + head * s.head; };
+    const float* bias =
+        sequence.bias == nullptr ? nullptr : sequence.bias + head * sequence.length * sequence.length;
+    attend<T>({at(q, strides[0]), at(k, strides[1]), at(v, strides[2]), bias,
+               at(out, {num_heads * width, width}), sequence.length, strides[0].token, strides[1].token,
+               strides[2].token, num_heads * width},
+              width, scale);
+  });
+}

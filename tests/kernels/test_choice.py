@@ -1,0 +1,61 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from vlmoe_kernels.choice import choose_backend, why_not_native
+from vlmoe_kernels.native.library import library
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a new process."""
+    monkeypatch.delenv("VLMOE_KERNELS_NATIVE", raising=False)
+    for remembered in (why_not_native, library):
+        remembered.cache_clear()
+    yield
+    for remembered in (why_not_native, library):
+        remembered.cache_clear()
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("VLMOE_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+def test_the_best_on_this_processor_unless_there_is_a_reason() -> None:
+    expected = "cpu" if why_not_native() else "cpu_native"
+    assert choose_backend("auto", "cpu") == expected
+    assert choose_backend("auto", "cuda") == "eager"
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_without_a_compiler_onednn_takes_over_and_that_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert [choose_backend("auto", "cpu") for _ in range(3)] == ["cpu"] * 3
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message.startswith("the CPU kernels in C++ are not used: ")
+    assert record.message.endswith("; oneDNN's run instead")
+
+
+def test_switched_off_on_purpose_is_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("VLMOE_KERNELS_NATIVE", "off")
+    assert choose_backend("auto", "cpu") == "cpu"
+    (record,) = caplog.records
+    assert (record.levelno, "VLMOE_KERNELS_NATIVE=off" in record.message) == (logging.INFO, True)
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_what_was_asked_for_is_taken_or_refused() -> None:
+    assert choose_backend("cpu", "cpu") == "cpu"
+    assert choose_backend("reference", "cpu") == "reference"
+    with pytest.raises(ValueError, match=r"^backend cpu_native was asked for, but "):
+        choose_backend("cpu_native", "cpu")
+    with pytest.raises(ValueError, match=r"backend must be one of auto, reference, .*, got 'fast'"):
+        choose_backend("fast", "cpu")
