@@ -5,9 +5,9 @@ PYTHON ?= python3
 #   make install TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
 TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
-SOURCES = kernels model train serve clients tests
+SOURCES = kernels model train serve clients loadtests tests
 
-.PHONY: install serve test test-slow format lint types layers check native bench clean
+.PHONY: install serve test test-slow format lint types layers check native bench load clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +50,10 @@ native: install
 bench: install
 	$(RUN)/python kernels/bench/grouped_ffn.py
 	$(RUN)/python serve/bench/latency.py
+
+# What the server stands: capacity, then 0.7, 1.5 and 3 times that. LOAD="--mix vqa --seconds 60" for another.
+load: install
+	$(RUN)/python -m vlmoe_loadtests --deadline --out build/load $(LOAD)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
