@@ -5,9 +5,9 @@ PYTHON ?= python3
 #   make install TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
 TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
-SOURCES = kernels model train serve clients loadtests tests
+SOURCES = kernels model train serve clients deploy loadtests tests
 
-.PHONY: install serve test test-slow format lint types layers check native bench load clean
+.PHONY: install serve test test-slow test-deploy format lint types layers check native bench load clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +21,13 @@ serve: install
 	$(RUN)/vlmoe serve $(ARGS)
 
 test: install
-	$(RUN)/python -m pytest -m "not gpu and not slow" $(ARGS)
+	$(RUN)/python -m pytest -m "not gpu and not slow and not deploy" $(ARGS)
+
+# The chart, the rules and the images: fetches helm, kubectl and prometheus into a cache first (deploy/tools.py).
+test-deploy: install
+	$(RUN)/python -m pip install --quiet --editable '.[deploy]'
+	$(RUN)/python deploy/tools.py
+	$(RUN)/python -m pytest tests/deploy $(ARGS)
 
 # minutes, not seconds
 test-slow: install

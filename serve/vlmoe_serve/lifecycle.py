@@ -19,6 +19,7 @@ from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
 from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.batcher import Batcher, BatcherOptions
+from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encode import EncodePool
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
@@ -26,7 +27,6 @@ from vlmoe_serve.http_app import create_app
 from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
-from vlmoe_serve.option_sources import num_cores
 from vlmoe_serve.options import Options
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError

@@ -8,13 +8,13 @@ mistake never goes unnoticed.
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from vlmoe_serve.cores import num_cores
 from vlmoe_serve.options import DEFAULTS, OPTIONS, Options
 
 ENV_PREFIX = "VLMOE_SERVE_"
@@ -47,11 +47,6 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     if options.threads == 0:
         options = dataclasses.replace(options, threads=max(1, num_cores() // (len(names) * options.ranks)))
     return options
-
-
-def num_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Parser(argparse.ArgumentParser):

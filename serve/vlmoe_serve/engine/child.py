@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlmoe_model.inputs import Job
+from vlmoe_serve.cores import num_cores
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineStartError
 from vlmoe_serve.engine.protocol import Batch, BatchDone, BatchRaised, EngineInfo, Load, LoadFailed, Ready
@@ -217,11 +218,7 @@ class Child:
 def _thread_environment(threads: int, ranks: int) -> dict[str, str]:
     """The thread budget, for every library that reads it before main() can set it."""
     budget = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if threads * ranks >= _num_cores():
+    if threads * ranks >= num_cores():
         # No core to spare for the front: threads that wait must sleep, not spin.
         budget |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
     return budget
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
