@@ -191,6 +191,10 @@ spec:
           mountPath: /data
         - name: tmp
           mountPath: /tmp
+        {{- if .Values.sharedMemorySize }}
+        - name: shared-memory
+          mountPath: /dev/shm
+        {{- end }}
         {{- if include "vlmoe.hasArchive" . }}
         - name: fetched
           mountPath: /fetched
@@ -221,6 +225,12 @@ spec:
     - name: tmp
       emptyDir:
         sizeLimit: 1Gi
+    {{- with .Values.sharedMemorySize }}
+    - name: shared-memory
+      emptyDir:
+        medium: Memory
+        sizeLimit: {{ . }}
+    {{- end }}
     {{- if not .Values.collections.enabled }}
     - name: data
       emptyDir:
