@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vlmoe_kernels import Pool, backend, make_plan
+from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives import Group
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Shares
@@ -17,6 +18,7 @@ from vlmoe_model.runner import Runner
 # pools of a layer: four experts for each modality, and one layer for pairs
 SIZES, ROUTED = (4, 4, 1), (True, True, False)
 NUM_GROUPS = sum(SIZES)
+CPU = choose_backend("auto", "cpu")
 
 
 def pool(num_experts: int, seed: int) -> Pool:
@@ -48,12 +50,13 @@ def test_experts_that_do_not_divide_are_refused() -> None:
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", sorted({"cpu", CPU}))
 def test_ranks_together_have_the_bits_of_one(
-    in_group, num_ranks: int, top_k: int, dtype: torch.dtype
+    in_group, num_ranks: int, top_k: int, dtype: torch.dtype, name: str
 ) -> None:
-    """Ranks with many tokens, with few, and with none."""
+    """Ranks with many tokens, with few, and with none; the fallback, and what this machine runs."""
     pools = [Pool._make(t if t is None else t.to(dtype) for t in pool(n, n + i)) for i, n in enumerate(SIZES)]
-    whole = backend("cpu").grouped_ffn(pools, 1e-6)
+    whole = backend(name).grouped_ffn(pools, 1e-6)
     tokens = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (23, 1, 0, 7)]
 
     def work(group: Group) -> bool:
@@ -62,7 +65,7 @@ def test_ranks_together_have_the_bits_of_one(
             share = pool.w1.shape[0] // group.size
             part = slice(group.rank * share, (group.rank + 1) * share) if routed else slice(None)
             mine.append(Pool._make(t if t is None else t[part] for t in pool))
-        experts = backend("cpu").grouped_ffn(mine, 1e-6)
+        experts = backend(name).grouped_ffn(mine, 1e-6)
         dispatch = ExpertParallel(group, Shares.equal(SIZES, ROUTED, group.size))
         x_TD = tokens[group.rank]
         same = []
