@@ -1,5 +1,6 @@
 """What tests of the server share: a real engine process that needs no torch, and jobs for it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Toy:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "engine"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "engine"), prepend=os.pathsep)
     return Toy(tmp_path)
 
 

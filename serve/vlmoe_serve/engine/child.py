@@ -3,7 +3,8 @@
     spawn -> handshake (Load -> Ready) -> run, run, ... -> listen returns -> bury
 
 Batches are answered in the order they were sent, so the oldest unanswered one is what the process is
-computing: it is the suspect when the process dies, and it is the one the watchdog times.
+computing: it is the suspect when the process dies, and it is the one the watchdog times. An idle process is pinged, so
+that a hang is found before somebody needs it.
 """
 
 import asyncio
@@ -23,7 +24,17 @@ from vlmoe_model.inputs import Job
 from vlmoe_serve.cores import num_cores
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineStartError
-from vlmoe_serve.engine.protocol import Batch, BatchDone, BatchRaised, EngineInfo, Load, LoadFailed, Ready
+from vlmoe_serve.engine.protocol import (
+    Batch,
+    BatchDone,
+    BatchRaised,
+    EngineInfo,
+    Load,
+    LoadFailed,
+    Ping,
+    Pong,
+    Ready,
+)
 from vlmoe_serve.engine.transport import Arena
 
 # One batch runs, one is prepared: two in the child at most, each with its own memory.
@@ -36,7 +47,8 @@ _POLL_S = 0.005
 @dataclass(slots=True)
 class _Flight:
     id: int
-    answer: asyncio.Future[BatchDone]
+    # None: nobody waits for the answer to a ping.
+    answer: asyncio.Future[BatchDone] | None
     # When the process could take it up: sent, and the one before it answered.
     head_since_s: float | None = None
 
@@ -53,6 +65,7 @@ class Child:
         self._slots = asyncio.Semaphore(len(arenas))
         self._flights: deque[_Flight] = deque()
         self._ids = itertools.count()
+        self._heard_s = time.monotonic()
         self._why_killed: str | None = None
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -125,25 +138,32 @@ class Child:
             raise EngineDied("the engine process ended before the batch was sent", suspect=False)
         arena = self._free.pop()
         refs, size = self._arenas[arena].write(jobs)
-        flight = _Flight(next(self._ids), asyncio.get_running_loop().create_future())
-        flight.answer.add_done_callback(lambda answer: self._give_back(arena, answer))
-        self._flights.append(flight)
-        self._touch_head()
-        self._writer.write(protocol.frame(Batch(flight.id, arena, size, refs)))
+        answer: asyncio.Future[BatchDone] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda answer: self._give_back(arena, answer))
+        self._writer.write(protocol.frame(Batch(self._take_off(answer), arena, size, refs)))
         # Shielded: the process computes on when our caller is gone, and the arena is busy until it answers.
-        return await asyncio.shield(flight.answer)
+        return await asyncio.shield(answer)
 
-    async def listen(self, hang_s: float) -> None:
-        """Take in answers until the process is gone; kill it when a batch takes longer than `hang_s`."""
+    async def listen(self, hang_s: float, ping_s: float) -> None:
+        """Take in answers until the process is gone.
+
+        Args:
+            hang_s: it is killed when it does not answer a batch, or a ping, for so long.
+            ping_s: it is pinged when it has been idle for so long.
+        """
         loop = asyncio.get_running_loop()
-        watchdog = loop.create_task(self._watch(hang_s))
+        watchdog = loop.create_task(self._watch(hang_s, ping_s))
         try:
             while True:
                 answer = await protocol.read(self._reader)
+                self._heard_s = time.monotonic()
                 flight = self._flights.popleft()
-                assert isinstance(answer, BatchDone | BatchRaised), answer
+                assert isinstance(answer, BatchDone | BatchRaised | Pong), answer
                 assert answer.id == flight.id, (answer.id, flight.id)
                 self._touch_head()
+                if isinstance(answer, Pong):
+                    continue
+                assert flight.answer is not None, "a ping is answered by a pong"
                 if isinstance(answer, BatchDone):
                     flight.answer.set_result(answer)
                 else:
@@ -172,7 +192,10 @@ class Child:
                 arena.close()
             how = self._describe()
             for position, flight in enumerate(self._flights):
-                flight.answer.set_exception(EngineDied(f"the engine process {how}", suspect=position == 0))
+                if flight.answer is not None:
+                    flight.answer.set_exception(
+                        EngineDied(f"the engine process {how}", suspect=position == 0)
+                    )
             self._flights.clear()
 
     def _kill(self, why: str) -> None:
@@ -186,15 +209,28 @@ class Child:
         self._free.append(arena)
         self._slots.release()
 
+    def _take_off(self, answer: asyncio.Future[BatchDone] | None) -> int:
+        flight = _Flight(next(self._ids), answer)
+        self._flights.append(flight)
+        self._touch_head()
+        return flight.id
+
     def _touch_head(self) -> None:
         if self._flights and self._flights[0].head_since_s is None:
             self._flights[0].head_since_s = time.monotonic()
 
-    async def _watch(self, hang_s: float) -> None:
+    async def _watch(self, hang_s: float, ping_s: float) -> None:
+        step_s = min(1.0, hang_s / 4, ping_s)
+        looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(min(1.0, hang_s / 4))
+            await asyncio.sleep(step_s)
+            last_s, looked_s = looked_s, time.monotonic()
             since_s = self.busy_since_s
-            if since_s is not None and time.monotonic() - since_s > hang_s:
+            if since_s is None:
+                if looked_s - self._heard_s >= ping_s:
+                    self._writer.write(protocol.frame(Ping(self._take_off(None))))
+            # Whoever slept through its own alarm, as all of a suspended machine does, looks again first.
+            elif looked_s - since_s > hang_s and looked_s - last_s < step_s + hang_s / 2:
                 self._kill(f"gave no answer for {hang_s:g} s and was killed")
                 return
 

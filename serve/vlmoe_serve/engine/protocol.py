@@ -1,7 +1,7 @@
 """What the front and its engine process say to each other.
 
-    front:   Load             Batch            Batch ...             (end of stream: stop)
-    engine:         Ready | LoadFailed   BatchDone | BatchRaised ...
+    front:   Load             Batch            Batch ...   Ping       (end of stream: stop)
+    engine:         Ready | LoadFailed   BatchDone | BatchRaised ...   Pong
 
 Frames over a socket pair: eight bytes of length, then the pickled message. Pickle is safe here because both
 ends are our own processes and the pair is anonymous: it is made by the front and inherited by the child it
@@ -119,8 +119,22 @@ class BatchRaised:
     reason: str
 
 
-ToEngine = Load | Batch
-FromEngine = Ready | LoadFailed | BatchDone | BatchRaised
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Say that you live; sent to an idle engine."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """It lives."""
+
+    id: int
+
+
+ToEngine = Load | Batch | Ping
+FromEngine = Ready | LoadFailed | BatchDone | BatchRaised | Pong
 
 
 def frame(message: ToEngine | FromEngine) -> bytes:

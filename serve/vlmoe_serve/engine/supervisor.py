@@ -27,17 +27,19 @@ _log = logging.getLogger(__name__)
 class SupervisorOptions:
     """How patient to be.
 
-    start_timeout_s: loading and warm-up. hang_s: one batch without an answer. max_down_s: how long callers
-    wait for an engine that does not come back. max_pause_s: longest pause between restarts.
+    start_timeout_s: loading and warm-up. hang_s: one batch, or one ping, without an answer. ping_s: idle time after
+    which it is asked whether it lives. max_down_s: how long callers wait for an engine that does not come back.
+    max_pause_s: longest pause between restarts.
     """
 
     start_timeout_s: float = 600.0
     hang_s: float = 60.0
+    ping_s: float = 5.0
     max_down_s: float = 30.0
     max_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("start_timeout_s", "hang_s", "max_down_s", "max_pause_s"):
+        for name in ("start_timeout_s", "hang_s", "ping_s", "max_down_s", "max_pause_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
@@ -120,12 +122,12 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Alive, and making progress: no batch has been running for half the time that counts as a hang."""
+        """Alive, and making progress: no batch or ping is unanswered for half the time that counts as a hang."""
         return self.alive and self.busy_s < self._options.hang_s / 2
 
     @property
     def busy_s(self) -> float:
-        """For how long it has been computing the current batch; 0 when idle or down."""
+        """For how long it has been computing the current batch, or owes a pong; 0 when idle or down."""
         since_s = self._child.busy_since_s if self._child is not None else None
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -151,7 +153,7 @@ class Supervisor:
         while True:
             born_s = time.monotonic()
             try:
-                await child.listen(self._options.hang_s)
+                await child.listen(self._options.hang_s, self._options.ping_s)
             except Exception:
                 _log.exception("the engine process sent what we do not understand; it is started again")
             # No await between the end of listen and here: nobody is handed a process that is gone.

@@ -27,6 +27,8 @@ from vlmoe_serve.engine.protocol import (
     FromEngine,
     Load,
     LoadFailed,
+    Ping,
+    Pong,
     Ready,
     frame,
     receive,
@@ -71,9 +73,12 @@ def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
     gc.freeze()
     _send(sock, Ready(engine.facts, samples))
     while True:
-        batch = receive(sock)
-        assert isinstance(batch, Batch)
-        _send(sock, _answer(engine, batch, arenas[batch.arena]))
+        asked = receive(sock)
+        if isinstance(asked, Ping):
+            _send(sock, Pong(asked.id))
+            continue
+        assert isinstance(asked, Batch)
+        _send(sock, _answer(engine, asked, arenas[asked.arena]))
 
 
 def _load(load: Load) -> Engine:

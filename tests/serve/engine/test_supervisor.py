@@ -144,6 +144,38 @@ def test_a_hang_is_ended_by_the_watchdog(toy: Any, job: Make, answers: Answers) 
     with_supervisor(Supervisor(toy.factory, toy.options, options, restarts.append), use)
 
 
+def test_an_idle_engine_that_hangs_is_found_and_replaced(toy: Any, job: Make, answers: Answers) -> None:
+    restarts: list[str] = []
+
+    async def use(supervisor: Supervisor) -> None:
+        frozen = supervisor.pid
+        assert frozen is not None
+        os.kill(frozen, signal.SIGSTOP)
+        await until(lambda: not supervisor.ready)
+        # one that was sent to the frozen process behind the ping is not suspected of anything
+        with pytest.raises(EngineDied) as death:
+            await supervisor.run([job(5)])
+        assert not death.value.suspect
+        await until(lambda: supervisor.ready)
+        assert supervisor.pid != frozen
+        assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
+        assert restarts == ["gave no answer for 1 s and was killed"]
+
+    options = SupervisorOptions(hang_s=1.0, ping_s=0.1, max_pause_s=0.2)
+    with_supervisor(Supervisor(toy.factory, toy.options, options, restarts.append), use)
+
+
+def test_an_idle_engine_that_answers_pings_is_left_alone(toy: Any, job: Make, answers: Answers) -> None:
+    async def use(supervisor: Supervisor) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
+        assert supervisor.num_restarts == 0
+
+    options = SupervisorOptions(hang_s=30.0, ping_s=0.02, max_pause_s=0.2)
+    with_supervisor(Supervisor(toy.factory, toy.options, options), use)
+
+
 def test_a_batch_that_raises_leaves_the_engine_alive(toy: Any, job: Make, answers: Answers) -> None:
     async def use(supervisor: Supervisor) -> None:
         with pytest.raises(BatchFailed, match="KeyError: 'no such head'"):
@@ -219,7 +251,7 @@ def test_stopping_fails_what_is_in_flight_and_leaves_nothing(toy: Any, job: Make
     assert set(Path("/dev/shm").iterdir()) <= named
 
 
-@pytest.mark.parametrize("name", ["hang_s", "start_timeout_s", "max_down_s", "max_pause_s"])
+@pytest.mark.parametrize("name", ["hang_s", "ping_s", "start_timeout_s", "max_down_s", "max_pause_s"])
 def test_options_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
         SupervisorOptions(**{name: 0.0})
