@@ -15,6 +15,7 @@ BACKENDS: Mapping[str, str] = {
     "eager": "vlmoe_kernels.eager",
     "cpu": "vlmoe_kernels.cpu",
     "cpu_native": "vlmoe_kernels.native",
+    "triton": "vlmoe_kernels.triton",
 }
 
 __all__ = ["BACKENDS", "Backend", "Pool", "RoutePlan", "Run", "backend", "make_plan"]

@@ -1,7 +1,11 @@
 """Which backend serves on a device: the one asked for, or the best there is."""
 
 import functools
+import importlib.util
 import logging
+import os
+
+import torch
 
 from vlmoe_kernels import BACKENDS
 
@@ -9,7 +13,9 @@ _log = logging.getLogger(__name__)
 
 
 def choose_backend(name: str, device: str) -> str:
-    """The name of a backend; `auto` on CPU is `cpu_native` where it can be built, and `cpu` elsewhere.
+    """The name of a backend; `auto` takes the kernels of this project where they can run.
+
+    That is `cpu_native` on CPU, or else `cpu`; on a GPU `triton`, or else plain torch, `eager`.
 
     Args:
         name: `auto`, or one of `BACKENDS`.
@@ -22,11 +28,12 @@ def choose_backend(name: str, device: str) -> str:
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {name!r}")
     if name == "cpu_native" and (reason := why_not_native()):
         raise ValueError(f"backend cpu_native was asked for, but {reason}")
+    if name == "triton" and (reason := why_not_triton()):
+        raise ValueError(f"backend triton was asked for, but {reason}")
     if name != "auto":
         return name
     if device != "cpu":
-        # plain torch, until a backend of kernels for GPUs is chosen here
-        return "eager"
+        return "eager" if why_not_triton() else "triton"
     return "cpu" if why_not_native() else "cpu_native"
 
 
@@ -44,3 +51,19 @@ def why_not_native() -> str:
         _log.log(level, "the CPU kernels in C++ are not used: %s; oneDNN's run instead", reason)
         return str(reason)
     return ""
+
+
+@functools.cache
+def why_not_triton() -> str:
+    """Why the GPU kernels cannot be had here, or nothing; says once if they cannot."""
+    reason = ""
+    if importlib.util.find_spec("triton") is None:
+        reason = "Triton is not installed"
+    elif not torch.cuda.is_available():
+        # under the interpreter the kernels run on CPU tensors
+        reason = "" if os.environ.get("TRITON_INTERPRET") == "1" else "torch sees no GPU"
+    elif torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0):
+        reason = "this GPU is older than compute capability 8.0"
+    if reason:
+        _log.warning("the GPU kernels in Triton are not used: %s; plain torch runs instead", reason)
+    return reason

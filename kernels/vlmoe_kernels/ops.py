@@ -9,7 +9,7 @@ operation on rows. So prepacked layouts, quantised weights and device buffers st
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from vlmoe_kernels.plan import RoutePlan
 
 LinearOp = Callable[[Tensor], Tensor]
 GroupedOp = Callable[[Tensor, RoutePlan], Tensor]
+RoutedOp = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Pool(NamedTuple):
@@ -73,5 +74,28 @@ class Backend(Protocol):
         """Bidirectional softmax attention inside each sequence, never across; scale C^-0.5. No padding.
 
         bias: per run [H, L, L], added to the logits. Returns [T, H, C].
+        """
+        ...
+
+
+@runtime_checkable
+class RoutingBackend(Backend, Protocol):
+    """A backend that can also choose the experts, so that the host never learns who goes where."""
+
+    def routed_ffn(
+        self,
+        pools: Sequence[Pool],
+        routers: Sequence[Tensor | None],
+        norm_eps: float,
+        *,
+        top_k: int,
+        by_score: bool,
+    ) -> tuple[GroupedOp, RoutedOp]:
+        """`grouped_ffn`, and the same weights behind their routers: x [T, D], pool of each token, limits -> [T, D].
+
+        Router: float32 scores [E, D] of each pool, None for a pool of one expert that takes all its tokens, ungated.
+        Softmax over the pool's experts, the top_k best, ties to the lowest index; gates are not renormalised.
+        limits: int32 [G], slots of each group, or None for dropless. First choices claim theirs before second ones;
+        among equals the highest score does (by_score) or else the first token.
         """
         ...

@@ -8,6 +8,7 @@ A group is one set of feed-forward weights: a modality's dense layer, or one exp
 # T = tokens, K = choices per token, R = routed rows (kept choices), G = groups
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class RoutePlan:
     slots_TK: int64, the routed row of a token's k-th choice, or -1 for a choice that was dropped or never made.
     gates_R: factor of each row's output, or None for 1.
     complete: every token has exactly one row (K = 1 and nothing dropped).
+    offsets: int32 [G + 1], sizes summed up, for kernels on the plan's device; None where only the host reads sizes.
     """
 
     order_R: Tensor
@@ -29,11 +31,23 @@ class RoutePlan:
     slots_TK: Tensor
     gates_R: Tensor | None
     complete: bool
+    offsets: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
         """Tokens that went in and come out."""
         return self.slots_TK.shape[0]
+
+    def to(self, device: torch.device | str) -> "RoutePlan":
+        """The plan for kernels on a device, with its offsets there."""
+        return RoutePlan(
+            self.order_R.to(device),
+            self.sizes,
+            self.slots_TK.to(device),
+            None if self.gates_R is None else self.gates_R.to(device),
+            self.complete,
+            torch.tensor([0, *accumulate(self.sizes)], dtype=torch.int32).to(device),
+        )
 
 
 def make_plan(groups_TK: Tensor, gates_TK: Tensor | None, num_groups: int) -> RoutePlan:
@@ -64,10 +78,11 @@ def make_plan(groups_TK: Tensor, gates_TK: Tensor | None, num_groups: int) -> Ro
     chosen_R = key.argsort(stable=True)[num_dropped:]
     slots = torch.full_like(flat, -1)
     slots[chosen_R] = torch.arange(len(chosen_R), device=flat.device)
-    return RoutePlan(
+    plan = RoutePlan(
         order_R=chosen_R // num_choices,
         sizes=tuple(sizes),
         slots_TK=slots.view_as(groups_TK),
         gates_R=None if gates_TK is None else gates_TK.flatten()[chosen_R],
         complete=num_choices == 1 and num_dropped == 0,
     )
+    return plan if flat.device.type == "cpu" else plan.to(flat.device)

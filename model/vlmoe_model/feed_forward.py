@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
 from vlmoe_kernels.collectives import Group
-from vlmoe_kernels.ops import GroupedOp
+from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
 from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Shares
 from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
+from vlmoe_model.routing.router import capacity
 
 
 class ExpertPool(nn.Module):
@@ -50,6 +51,7 @@ class FeedForward(nn.Module):
         self.is_fused = config.vl_start is not None and index >= config.vl_start
         self.dispatch: Dispatcher = local
         self.op: GroupedOp | None = None
+        self.routed_op: RoutedOp | None = None
         self.op_dtype = torch.float32
         # a residual branch starts smaller the deeper it lies (BEiT)
         std = config.init_std, config.init_std / (2.0 * (index + 1)) ** 0.5
@@ -75,13 +77,27 @@ class FeedForward(nn.Module):
     def _pools(self, dtype: torch.dtype | None = None) -> list[Pool]:
         return [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
 
+    def _routers(self) -> list[Router | None]:
+        """The router of each pool."""
+        routers = {name: each for name, each in self.routers.items() if isinstance(each, Router)}
+        return [routers.get(name) for name in self.pools]
+
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
         """Give the weights up to a backend; inputs are cast to dtype from here on."""
-        self.op, self.op_dtype = backend.grouped_ffn(self._pools(dtype), self.eps), dtype
+        self.op_dtype = dtype
+        routers = self._routers()
+        by_score = {router.claims_by_score for router in routers if router is not None}
+        if self.dispatch is local and by_score in ({False}, {True}) and isinstance(backend, RoutingBackend):
+            weights = [None if router is None else router.weight for router in routers]
+            self.op, self.routed_op = backend.routed_ffn(
+                self._pools(dtype), weights, self.eps, top_k=self.top_k, by_score=by_score == {True}
+            )
+        else:
+            self.op = backend.grouped_ffn(self._pools(dtype), self.eps)
         for pool in self.pools.values():
             give_up(pool, *Pool._fields)
-        for router in self.routers.values():
-            if isinstance(router, Router):
+        for router in routers:
+            if router is not None:
                 router.pack(backend)
 
     def share_experts(self, group: Group) -> None:
@@ -110,9 +126,24 @@ class FeedForward(nn.Module):
 
     def forward(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> Tensor:
         """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""
+        if self.routed_op is not None and log is None:
+            return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens))
         plan = self.route(x_TD, tokens, log) if self.is_moe else tokens.plan
         op = self.op or eager.grouped_ffn(self._pools(), self.eps)
         return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
+
+    def _limits(self, tokens: Tokens) -> Tensor | None:
+        """Slots of every group: int32, or None where nothing is dropped."""
+        limits = []
+        for router, size, rows_P in zip(self._routers(), self.sizes, tokens.rows, strict=True):
+            num_choices = len(rows_P) * self.top_k
+            if router is None:
+                limits.append(num_choices)
+            elif router.capacity_eval is None:
+                return None
+            else:
+                limits += [capacity(router.capacity_eval, num_choices, size)] * size
+        return torch.tensor(limits, dtype=torch.int32).to(tokens.pool_T.device)
 
     def route(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> RoutePlan:
         """Both modalities' tokens in one plan; groups run through the pools in order."""

@@ -76,6 +76,11 @@ class Tokens:
         onehot_TP = F.one_hot(pool_T, num_pools).float()
         return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, num_pools))
 
+    def to(self, device: torch.device) -> "Tokens":
+        """The same on a device. Counting happens before, on the host, where nothing waits for it."""
+        rows = tuple(rows_P.to(device) for rows_P in self.rows)
+        return Tokens(self.pool_T.to(device), self.onehot_TP.to(device), rows, self.plan.to(device))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
@@ -150,12 +155,11 @@ def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
         modality_T.append(sequence.repeat(run.num_sequences))
         is_pair = run.num_text > 0 and run.num_image > 0
         fused_T.append(torch.full_like(modality_T[-1], PAIR) if is_pair else modality_T[-1])
-    return Packed(
-        tuple(runs),
-        tuple(jobs),
-        Tokens.of(torch.cat(modality_T).to(device), len(POOLS) - 1),
-        Tokens.of(torch.cat(fused_T).to(device), len(POOLS)),
-    )
+    modality = Tokens.of(torch.cat(modality_T), len(POOLS) - 1)
+    fused = Tokens.of(torch.cat(fused_T), len(POOLS))
+    if device.type != "cpu":
+        modality, fused = modality.to(device), fused.to(device)
+    return Packed(tuple(runs), tuple(jobs), modality, fused)
 
 
 def _run(

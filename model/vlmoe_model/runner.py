@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from vlmoe_kernels import backend
 from vlmoe_kernels.choice import choose_backend
@@ -122,11 +123,19 @@ class Runner:
             self._network.take_part(self.device)
             return []
         packed = pack(jobs, self.config, self.device)
-        rows = [row for output in self._network(packed) for row in output.float().cpu().numpy()]
+        rows = [row for output in _fetch(self._network(packed)) for row in output]
         results: list[npt.NDArray[np.float32]] = [rows[0]] * len(jobs)
         for row, job in zip(rows, packed.jobs, strict=True):
             results[job] = row
         return results
+
+
+def _fetch(outputs: Sequence[Tensor]) -> list[npt.NDArray[np.float32]]:
+    """All outputs of a batch on the host, in one transfer: the only point that waits for a GPU."""
+    flat: npt.NDArray[np.float32] = torch.cat([output.float().flatten() for output in outputs]).cpu().numpy()
+    ends = np.cumsum([output.numel() for output in outputs])
+    parts = np.split(flat, ends[:-1])
+    return [part.reshape(output.shape) for part, output in zip(parts, outputs, strict=True)]
 
 
 def count_parameters(config: ModelConfig) -> int:

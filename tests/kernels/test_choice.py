@@ -1,9 +1,11 @@
+import importlib.util
 import logging
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from vlmoe_kernels.choice import choose_backend, why_not_native
+from vlmoe_kernels.choice import choose_backend, why_not_native, why_not_triton
 from vlmoe_kernels.native.library import library
 
 
@@ -11,10 +13,10 @@ from vlmoe_kernels.native.library import library
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a new process."""
     monkeypatch.delenv("VLMOE_KERNELS_NATIVE", raising=False)
-    for remembered in (why_not_native, library):
+    for remembered in (why_not_native, why_not_triton, library):
         remembered.cache_clear()
     yield
-    for remembered in (why_not_native, library):
+    for remembered in (why_not_native, why_not_triton, library):
         remembered.cache_clear()
 
 
@@ -27,7 +29,6 @@ def without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
 def test_the_best_on_this_processor_unless_there_is_a_reason() -> None:
     expected = "cpu" if why_not_native() else "cpu_native"
     assert choose_backend("auto", "cpu") == expected
-    assert choose_backend("auto", "cuda") == "eager"
 
 
 @pytest.mark.usefixtures("without_compiler")
@@ -59,3 +60,41 @@ def test_what_was_asked_for_is_taken_or_refused() -> None:
         choose_backend("cpu_native", "cpu")
     with pytest.raises(ValueError, match=r"backend must be one of auto, reference, .*, got 'fast'"):
         choose_backend("fast", "cpu")
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_a_gpu_gets_the_kernels_in_triton() -> None:
+    assert choose_backend("auto", "cuda") == "triton"
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("missing", ["triton", "capability"])
+def test_without_triton_plain_torch_takes_over_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    if missing == "triton":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert [choose_backend("auto", "cuda") for _ in range(3)] == ["eager"] * 3
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message.startswith("the GPU kernels in Triton are not used: ")
+    with pytest.raises(ValueError, match=r"^backend triton was asked for, but "):
+        choose_backend("triton", "cuda")
+
+
+def test_the_kernels_in_triton_are_for_gpus_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        choose_backend("triton", "cpu")
+    why_not_triton.cache_clear()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_backend("triton", "cpu") == "triton"

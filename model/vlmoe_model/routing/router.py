@@ -34,7 +34,11 @@ class Router(nn.Module):
     """Scores, noise in training, softmax over all experts, then the k best, then capacity.
 
     capacity_train, capacity_eval: slots per expert, as a factor of an even share; None is dropless.
+    claims_by_score: how a backend that routes by itself orders claims on slots, as `priority` does (by score or by
+    place in the batch); None where only this class knows how to choose.
     """
+
+    claims_by_score: bool | None = None
 
     def __init__(
         self,
@@ -86,6 +90,8 @@ class Router(nn.Module):
 class TopKRouter(Router):
     """Tokens claim slots in the order in which they stand in the batch."""
 
+    claims_by_score = False
+
     def priority(self, gates_TK: Tensor) -> Tensor:
         """First come, first served."""
         return torch.arange(gates_TK.shape[0], device=gates_TK.device)
@@ -93,6 +99,8 @@ class TopKRouter(Router):
 
 class BatchPriorityRouter(Router):
     """Tokens claim slots by the score of their first choice (V-MoE's Batch Priority Routing, Riquelme et al. 2021)."""
+
+    claims_by_score = True
 
     def priority(self, gates_TK: Tensor) -> Tensor:
         """Highest score first; ties in order of the batch."""
