@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vlmoe_model.config import HeadConfig, ModelConfig
+from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.errors import InputError, TextTooLongError
 from vlmoe_model.images import prepare
 from vlmoe_model.inputs import Example
@@ -21,12 +21,29 @@ class Processor:
         self.config = config
         self.tokenizer = tokenizer
 
-    def image(self, head: HeadConfig | str, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """An RGB picture as the head wants it: uint8 [size, size, 3]."""
+    def image_spec(self, head: HeadConfig | str) -> ImageSpec:
+        """How the head wants its images.
+
+        Raises:
+            InputError: it takes none.
+        """
         head = self._head(head)
         if head.image is None:
             raise InputError(f"head {head.name!r} ({head.task}) takes no image")
-        return prepare(image, head.image)
+        return head.image
+
+    def image(
+        self, head: HeadConfig | str, image: Image.Image | npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """An RGB picture as the head wants it: uint8 [size, size, 3]. Pixels must be so already."""
+        spec = self.image_spec(head)
+        if isinstance(image, Image.Image):
+            return prepare(image, spec)
+        if image.shape != (spec.size, spec.size, 3) or image.dtype != np.uint8:
+            raise ValueError(
+                f"pixels must be uint8 [{spec.size}, {spec.size}, 3], got {image.dtype} {image.shape}"
+            )
+        return image
 
     def text(self, head: HeadConfig | str, text: str, pair: str | None = None) -> npt.NDArray[np.int32]:
         """A text, or a pair of texts, as token ids.
@@ -56,11 +73,11 @@ class Processor:
         self,
         head_name: str,
         *,
-        image: Image.Image | None = None,
+        image: Image.Image | npt.NDArray[np.uint8] | None = None,
         text: str | None = None,
         text_pair: str | None = None,
     ) -> Example:
-        """Check that the head takes this combination of inputs, and prepare them.
+        """Check that the head takes this combination of inputs, and prepare what is not prepared.
 
         Raises:
             InputError: an input is missing or not wanted, or the text is too long.

@@ -64,7 +64,7 @@ async def serve(options: Options) -> None:
             raise StartError(str(error)) from error
         encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
         limits = Limits(max_image_pixels=options.max_image_pixels)
-        service = Service(models, collections, encode_pool, limits, metrics)
+        service = Service(models, collections, encode_pool, limits, metrics, cache_bytes=options.cache_bytes)
         _watch(service)
         server = HttpServer(create_app(service, keys, max_body_bytes=options.max_body_bytes))
         try:
@@ -111,6 +111,9 @@ def _watch(service: Service) -> None:
         "1 while the engine process is up.",
         "model",
         lambda: {m.name: m.batcher.alive for m in models},
+    )
+    service.metrics.watch_caches(
+        lambda: {"images": service.pictures.stats, "embeddings": service.embeddings.stats}
     )
     watch("collection_items", "Items in a collection.", "collection", service.collections.sizes)
 

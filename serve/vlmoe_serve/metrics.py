@@ -6,9 +6,10 @@ Names have one prefix and base units. The registry is our own: several servers i
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from vlmoe_serve.byte_cache import CacheStats
 from vlmoe_serve.engine.protocol import EngineInfo
 from vlmoe_serve.observer import BatchReport, Drop
 
@@ -113,6 +114,10 @@ class Metrics:
         """A gauge that is read when somebody looks: one value for each value of `label`."""
         self.registry.register(_Watched(f"vlmoe_{name}", help, label, read))
 
+    def watch_caches(self, read: Callable[[], Mapping[str, CacheStats]]) -> None:
+        """The counts of caches, by their names, read when somebody looks."""
+        self.registry.register(_Caches(read))
+
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
         return generate_latest(self.registry)
@@ -154,3 +159,20 @@ class _Watched(Collector):
         for value, number in self._read().items():
             family.add_metric([value], number)
         return [family]
+
+
+class _Caches(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, CacheStats]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        hits = CounterMetricFamily("vlmoe_cache_hits", "Inputs found in a cache.", labels=["cache"])
+        misses = CounterMetricFamily("vlmoe_cache_misses", "Inputs not found in a cache.", labels=["cache"])
+        size = GaugeMetricFamily("vlmoe_cache_bytes", "Memory that a cache takes.", labels=["cache"])
+        entries = GaugeMetricFamily("vlmoe_cache_entries", "Inputs in a cache.", labels=["cache"])
+        for name, stats in self._read().items():
+            hits.add_metric([name], stats.hits)
+            misses.add_metric([name], stats.misses)
+            size.add_metric([name], stats.num_bytes)
+            entries.add_metric([name], stats.num_entries)
+        return [hits, misses, size, entries]

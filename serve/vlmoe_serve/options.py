@@ -133,6 +133,9 @@ class Options:
         64_000_000
     )
     max_body_mb: Annotated[float, Option(_number(0.001, 4096), "MB", "largest request body")] = 32.0
+    cache_mb: Annotated[
+        float, Option(_number(0, 1_048_576), "MB", "decoded images and embeddings to keep; 0 keeps none")
+    ] = 256.0
     max_queue_ms: Annotated[
         float,
         Option(_number(1, 3_600_000), "MS", "predicted wait beyond which requests are refused with 429"),
@@ -145,6 +148,11 @@ class Options:
     def max_body_bytes(self) -> int:
         """`max_body_mb` in bytes."""
         return int(self.max_body_mb * 1e6)
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_mb` in bytes."""
+        return int(self.cache_mb * 1e6)
 
 
 OPTIONS: Mapping[str, Option] = {

@@ -23,6 +23,15 @@ def test_an_image_is_prepared_as_the_head_wants_it(processor: Processor, config:
     np.testing.assert_array_equal(processor.image(head, PICTURE), processor.image("questions", PICTURE))
 
 
+def test_prepared_pixels_are_taken_as_they_are(processor: Processor, config: ModelConfig) -> None:
+    pixels = processor.image("questions", PICTURE)
+    assert processor.example("questions", image=pixels, text="cats").image is pixels
+    assert processor.image_spec("questions") == config.head("questions").image
+    for wrong in (pixels[:4], pixels.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"must be uint8 \[8, 8, 3\]"):
+            processor.image("questions", wrong)  # type: ignore[arg-type]
+
+
 def test_a_text_is_encoded_by_the_tokenizer(processor: Processor, tokenizer: Tokenizer) -> None:
     np.testing.assert_array_equal(
         processor.text("entailment", "a circle", "two cats"), tokenizer.encode("a circle", "two cats")

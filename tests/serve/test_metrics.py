@@ -1,5 +1,6 @@
 import pytest
 
+from vlmoe_serve.byte_cache import CacheStats
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.observer import BatchReport
 from vlmoe_serve.ticket import Work
@@ -59,6 +60,14 @@ def test_watched_values_are_read_when_asked(metrics):
     text = metrics.text().decode()
     assert 'vlmoe_collection_items{collection="a"} 1.0' in text
     assert 'vlmoe_collection_items{collection="b"} 5.0' in text
+
+
+def test_caches_are_read_when_asked(metrics):
+    metrics.watch_caches(lambda: {"images": CacheStats(hits=3, misses=2, num_bytes=500, num_entries=1)})
+    assert value(metrics, "vlmoe_cache_hits_total", cache="images") == 3
+    assert value(metrics, "vlmoe_cache_misses_total", cache="images") == 2
+    assert value(metrics, "vlmoe_cache_bytes", cache="images") == 500
+    assert value(metrics, "vlmoe_cache_entries", cache="images") == 1
 
 
 def test_two_servers_in_a_process_do_not_mix(metrics):

@@ -17,6 +17,7 @@ OTHER = {
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),
     "max_image_pixels": ("1000", 1000),
+    "cache_mb": ("1.5", 1.5),
     "max_body_mb": ("0.5", 0.5),
     "max_queue_ms": ("50", 50.0),
     "drain_s": ("1.5", 1.5),

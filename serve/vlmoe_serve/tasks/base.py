@@ -11,6 +11,7 @@ from vlmoe_model.config import Task as HeadTask
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import Result, Usage
 from vlmoe_serve.models import Models, ServedModel
+from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.schemas import Strict
 
@@ -47,8 +48,8 @@ class Desk(Protocol):
         ...
 
     @property
-    def max_image_pixels(self) -> int:
-        """Largest allowed picture."""
+    def pictures(self) -> Pictures:
+        """What decodes images, within the limits."""
         ...
 
     async def compute(self, model: ServedModel, encode: Callable[[], tuple[Job, ...]]) -> Computed:

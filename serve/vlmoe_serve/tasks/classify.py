@@ -8,6 +8,7 @@ from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ClassifyAnswer, ClassifyResults, Result, ScoredLabel
 from vlmoe_serve.errors import InvalidField
 from vlmoe_serve.models import ServedModel
+from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.schemas import ClassifyBatch, ClassifyOptions, ClassifyRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.inputs import job, one_of
@@ -28,7 +29,7 @@ class Classify:
         """Classify one input."""
         _check(request)
         model, head = _choose(request, desk)
-        computed = await desk.compute(model, lambda: _encode(request, model, head, desk.max_image_pixels))
+        computed = await desk.compute(model, lambda: _encode(request, model, head, desk.pictures))
         labels = tuple(request.labels or model.labels(head))
         logits = _similarities(computed, model) if request.labels else computed.outputs[0]
         return ClassifyAnswer(
@@ -71,19 +72,19 @@ def _choose(request: ClassifyRequest, desk: Desk) -> tuple[ServedModel, HeadConf
 
 
 def _encode(
-    request: ClassifyRequest, model: ServedModel, head: HeadConfig, max_image_pixels: int
+    request: ClassifyRequest, model: ServedModel, head: HeadConfig, pictures: Pictures
 ) -> tuple[Job, ...]:
     query = job(
         model,
         head.name,
-        max_image_pixels=max_image_pixels,
+        pictures=pictures,
         image=request.image,
         text=request.text,
         text_pair=request.text_pair,
     )
     labels = request.labels or []
     return query, *(
-        job(model, head.name, max_image_pixels=max_image_pixels, text=label, text_param=f"labels.{i}")
+        job(model, head.name, pictures=pictures, text=label, text_param=f"labels.{i}")
         for i, label in enumerate(labels)
     )
 

@@ -13,14 +13,13 @@ async def embed(
 ) -> Computed:
     """Embeddings of unit length of the picture, the text, or of both in this order."""
     head = model.heads("contrastive")[0].name
-    pixels = desk.max_image_pixels
-    pictures = [] if image is None else [image]
+    images = [] if image is None else [image]
     texts = [] if text is None else [text]
     return await desk.compute(
         model,
         lambda: (
-            *(job(model, head, max_image_pixels=pixels, image=picture) for picture in pictures),
-            *(job(model, head, max_image_pixels=pixels, text=one) for one in texts),
+            *(job(model, head, pictures=desk.pictures, image=one) for one in images),
+            *(job(model, head, pictures=desk.pictures, text=one) for one in texts),
         ),
     )
 

@@ -4,10 +4,10 @@ import binascii
 import re
 
 from vlmoe_model.errors import InputError
-from vlmoe_model.images import open_image
 from vlmoe_model.inputs import Example, Job
 from vlmoe_serve.errors import BadRequest, InvalidField, UrlNotAllowed, from_input_error
 from vlmoe_serve.models import ServedModel
+from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.validation import shown
 
 _DATA_URL = re.compile(r"data:[^,]{0,256},", re.IGNORECASE)
@@ -49,7 +49,7 @@ def job(
     model: ServedModel,
     head: str,
     *,
-    max_image_pixels: int,
+    pictures: Pictures,
     image: str | bytes | None = None,
     text: str | None = None,
     text_pair: str | None = None,
@@ -64,7 +64,7 @@ def job(
     try:
         if image is not None:
             param = "image"
-            picture = open_image(image_bytes(image), max_pixels=max_image_pixels)
+            picture = pictures.load(image_bytes(image), model.processor.image_spec(head))
             param = text_param if text is not None else "image"
         example: Example = model.processor.example(head, image=picture, text=text, text_pair=text_pair)
     except InputError as error:

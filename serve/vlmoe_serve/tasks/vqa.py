@@ -28,7 +28,7 @@ class Vqa:
                 job(
                     model,
                     head.name,
-                    max_image_pixels=desk.max_image_pixels,
+                    pictures=desk.pictures,
                     image=request.image,
                     text=request.question,
                     text_param="question",

@@ -164,6 +164,9 @@ def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         given = [*arguments]
         if "--model" not in given:
             given += ["--model", f"tiny={checkpoint}"]
+        if "--cache-mb" not in given:
+            # most tests are about the engine's path; those of the cache turn it on
+            given += ["--cache-mb", "0"]
         if "--data-dir" not in given:
             given += ["--data-dir", str(tmp_path_factory.mktemp("data"))]
         server = Server("--dtype", "fp32", *given)
