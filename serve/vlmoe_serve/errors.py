@@ -7,15 +7,19 @@ ServeError
 ├── Unauthorized          401  no key, or not one of ours
 ├── NotFound              404  no such route, model, collection or item
 ├── MethodNotAllowed      405  the route exists, not with this method
+├── RequestTooSlow        408  the head or the body does not arrive in time
 ├── SpaceConflict         409  a collection's vectors and the model's are of different spaces
 ├── PayloadTooLarge       413  a body, image, text or request that could never fit
+├── UrlTooLong            414  the request line's address
 ├── UnsupportedImage      415  not an image of an allowed format
 ├── InvalidField          422  the body is not what the task's schema says
-├── Overloaded            429  predicted wait over the limit; retry later
+├── Overloaded            429  predicted wait over the limit, or a key's share is used up; retry later
+├── HeadTooLarge          431  the request line and headers together
 ├── EngineUnavailable     503  the engine does not come back
 │   ├── Starting          503  the model is being loaded
 │   ├── RequestFailed     503  the engine failed twice on this request alone
 │   ├── ShuttingDown      503  this server takes no new requests
+│   ├── TooManyConnections 503 as many as are allowed are open
 │   └── StoreUnavailable  503  the disk does not take or give what a collection needs
 └── DeadlineExceeded      504  the caller's deadline passed while it waited
 
@@ -103,6 +107,14 @@ class MethodNotAllowed(ServeError):
     grpc_code = "UNIMPLEMENTED"
 
 
+class RequestTooSlow(ServeError):
+    """The head or the body of a request does not arrive in time."""
+
+    status = 408
+    code = "request_too_slow"
+    grpc_code = "DEADLINE_EXCEEDED"
+
+
 class SpaceConflict(ServeError):
     """A collection's vectors and the model's lie in different spaces."""
 
@@ -116,6 +128,14 @@ class PayloadTooLarge(ServeError):
 
     status = 413
     code = "payload_too_large"
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class UrlTooLong(ServeError):
+    """The request line's address is longer than any of ours."""
+
+    status = 414
+    code = "url_too_long"
     grpc_code = "INVALID_ARGUMENT"
 
 
@@ -135,8 +155,16 @@ class InvalidField(ServeError):
     grpc_code = "INVALID_ARGUMENT"
 
 
+class HeadTooLarge(ServeError):
+    """The request line and the headers are larger than any of ours."""
+
+    status = 431
+    code = "head_too_large"
+    grpc_code = "INVALID_ARGUMENT"
+
+
 class Overloaded(ServeError):
-    """The predicted wait is over the limit.
+    """The predicted wait is over the limit, or a key has had its share; `code` says which.
 
     retry_after_s: when it is worth trying again, as far as we can tell.
     """
@@ -145,8 +173,10 @@ class Overloaded(ServeError):
     code = "overloaded"
     grpc_code = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0, param: str | None = None) -> None:
-        super().__init__(message, param=param)
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
         self.retry_after_s = retry_after_s
 
 
@@ -176,6 +206,12 @@ class ShuttingDown(EngineUnavailable):
     """This server takes no new requests."""
 
     code = "shutting_down"
+
+
+class TooManyConnections(EngineUnavailable):
+    """As many connections as are allowed are open."""
+
+    code = "too_many_connections"
 
 
 class StoreUnavailable(EngineUnavailable):

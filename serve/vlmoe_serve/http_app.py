@@ -1,12 +1,12 @@
 """The HTTP door, put together.
 
-Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys) -> FastAPI (routes, errors)
+Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> FastAPI (routes, errors)
 """
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from vlmoe_serve.api_keys import ApiKeys
+from vlmoe_serve.access import Access
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
 from vlmoe_serve.http_collections import collection_routes
 from vlmoe_serve.http_errors import install_error_handlers
@@ -30,7 +30,7 @@ Errors are `{"error": {"code", "message", "param"}}`; below `/v2`, the Open Infe
 """
 
 
-def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIApp:
+def create_app(service: Service, access: Access, *, max_body_bytes: int) -> ASGIApp:
     """Everything that answers HTTP."""
     app = FastAPI(
         title="vlmoe",
@@ -48,6 +48,6 @@ def create_app(service: Service, keys: ApiKeys, *, max_body_bytes: int) -> ASGIA
     app.include_router(open_inference_routes(service, app.version))
     bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
     install_openapi(
-        app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody, *OPENAI_SCHEMAS], keys=bool(keys)
+        app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody, *OPENAI_SCHEMAS], keys=bool(access)
     )
-    return Exchange(BodyLimit(Gate(app, service, keys), max_body_bytes), service.metrics)
+    return Exchange(BodyLimit(Gate(app, service, access), max_body_bytes), service.metrics)

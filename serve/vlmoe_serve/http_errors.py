@@ -6,6 +6,7 @@ Below /v2 it is the Open Inference Protocol's, a bare sentence, because that is 
 import logging
 from collections.abc import Mapping
 
+import pydantic_core
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -42,6 +43,11 @@ def internal_error(path: str = "") -> Response:
 
 def _is_open_inference(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
+
+
+def error_bytes(error: ServeError) -> bytes:
+    """The body of the answer, for refusals before there is a request."""
+    return pydantic_core.to_json({"error": error_body(error)})
 
 
 def install_error_handlers(app: FastAPI) -> None:

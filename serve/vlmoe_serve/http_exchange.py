@@ -48,7 +48,11 @@ class Exchange:
             try:
                 await self._app(scope, receive, named)
             except Exception:
-                _log.exception("id=%s failed for a reason nobody foresaw", request_id)
+                _log.exception(
+                    "id=%s failed for a reason nobody foresaw",
+                    request_id,
+                    extra={"data": {"request_id": request_id}},
+                )
                 if status == 0:
                     await internal_error(scope["path"])(scope, receive, named)
         finally:
@@ -58,10 +62,10 @@ class Exchange:
                 self._metrics.on_disconnect(route)
             else:
                 self._metrics.on_answer(route, method, status, seconds)
+            shown, ms = status or CALLER_LEFT, round(1000 * seconds, 1)
             # the route, not the path: names that users chose stay out of the log
-            _log.info(
-                "%s %s %d %.1f ms id=%s", method, route, status or CALLER_LEFT, 1000 * seconds, request_id
-            )
+            data = {"method": method, "route": route, "status": shown, "ms": ms, "request_id": request_id}
+            _log.info("%s %s %d %.1f ms id=%s", method, route, shown, ms, request_id, extra={"data": data})
 
 
 def _route(scope: Scope) -> str:

@@ -1,10 +1,12 @@
-"""Who may come in, decided before a byte of the body is read: draining, then keys."""
+"""Who may come in, decided before a byte of the body is read: draining, then keys, then each key's share."""
+
+import contextlib
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vlmoe_serve.api_keys import ApiKeys
-from vlmoe_serve.errors import ServeError, ShuttingDown, Unauthorized
+from vlmoe_serve.access import Access
+from vlmoe_serve.errors import ServeError, ShuttingDown
 from vlmoe_serve.http_errors import error_response
 from vlmoe_serve.service import Service
 
@@ -16,34 +18,36 @@ _UNTIL_THE_END = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live"
 
 
 class Gate:
-    """Refuses with 503 while draining and with 401 without a key."""
+    """Refuses with 503 while draining, with 401 without a key, and with 429 a key that has had its share."""
 
-    def __init__(self, app: ASGIApp, service: Service, keys: ApiKeys) -> None:
+    def __init__(self, app: ASGIApp, service: Service, access: Access) -> None:
         self._app = app
         self._service = service
-        self._keys = keys
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        error = self._refusal(scope) if scope["type"] == "http" else None
-        if error is None and scope["type"] == "http" and scope["path"] not in _UNTIL_THE_END:
-            with self._service.in_flight.one():
-                await self._app(scope, receive, send)
-        elif error is None:
-            await self._app(scope, receive, send)
-        else:
+        held = contextlib.ExitStack()
+        try:
+            if scope["type"] == "http":
+                self._enter(scope, held)
+        except ServeError as error:
             closing = {"connection": "close"} if isinstance(error, ShuttingDown) else {}
             await error_response(error, closing, path=scope["path"])(scope, receive, send)
+            return
+        with held:
+            await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ServeError | None:
+    def _enter(self, scope: Scope, held: contextlib.ExitStack) -> None:
         path = scope["path"]
         if self._service.draining and path not in _UNTIL_THE_END:
-            return ShuttingDown("the server is shutting down")
-        if not self._keys or path in _OPEN or path.startswith(_OPEN_BELOW):
-            return None
-        if not self._keys.admit(_shown_key(Headers(scope=scope))):
-            return Unauthorized("a valid key is needed: `Authorization: Bearer KEY` or `x-api-key: KEY`")
-        return None
+            raise ShuttingDown("the server is shutting down")
+        if path not in _OPEN and not path.startswith(_OPEN_BELOW):
+            key = self._access.check(_shown_key(Headers(scope=scope)))
+            if path not in _UNTIL_THE_END:
+                held.enter_context(self._access.one(key))
+        if path not in _UNTIL_THE_END:
+            held.enter_context(self._service.in_flight.one())
 
 
 def _shown_key(headers: Headers) -> bytes | None:

@@ -1,4 +1,4 @@
-"""No body larger than allowed gets in: refused by its declared length before it is read, or while it arrives.
+"""No body larger or slower than allowed gets in: refused by its declared length before it is read, or while it arrives.
 
 An answer that closes the connection before all of the body has come, for whatever reason, is given time to arrive.
 Pure ASGI, because it must stand between the socket and whoever reads the body.
@@ -9,27 +9,32 @@ import asyncio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlmoe_serve.errors import BadRequest, PayloadTooLarge, ServeError
+from vlmoe_serve.errors import BadRequest, PayloadTooLarge, RequestTooSlow, ServeError
 from vlmoe_serve.http_errors import error_response
 
 # Closing a connection while bytes still arrive resets it, and the caller may lose the answer. So the answer
 # is sent, and what arrives is thrown away for a moment before the connection ends.
 _LINGER_S = 2.0
+# A body has this long to arrive, and a second more for every so many bytes that have: whoever sends a byte now and
+# then cannot hold a place for long, and a slow line can still send a picture.
+_GRACE_S = 20.0
+_BYTES_A_SECOND = 4096
 
 
 class BodyLimit:
-    """Refuses bodies over `max_bytes` with 413."""
+    """Refuses bodies over `max_bytes` with 413, and those that do not arrive in time with 408."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, grace_s: float = _GRACE_S) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._grace_s = grace_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, send, self._max_bytes)
+        body = _Body(receive, send, self._max_bytes, self._grace_s)
         error = self._by_length(Headers(scope=scope))
         if error is None:
             await self._app(scope, body.receive, body.send)
@@ -55,20 +60,31 @@ def too_large(max_bytes: int) -> PayloadTooLarge:
 
 
 class _Body:
-    """One request's stream of bytes, counted."""
+    """One request's stream of bytes, counted and timed."""
 
-    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, grace_s: float) -> None:
         self._receive = receive
         self._send = send
         self._left = max_bytes
         self._max_bytes = max_bytes
         self._closing = False
         self._more = True
+        self._due_s = asyncio.get_running_loop().time() + grace_s
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        # after the body, whoever waits here waits for the caller to leave
+        async with asyncio.timeout_at(self._due_s if self._more else None) as clock:
+            try:
+                message = await self._receive()
+            except asyncio.CancelledError:
+                if not clock.expired():
+                    raise
+                self._closing = True
+                raise RequestTooSlow("the body of the request did not come in time") from None
         self._more = message.get("more_body", False)
-        self._left -= len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._left -= size
+        self._due_s += size / _BYTES_A_SECOND
         if self._left < 0:
             self._closing = True
             raise too_large(self._max_bytes)

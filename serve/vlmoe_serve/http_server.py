@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from vlmoe_serve.http_connection import Connection, ConnectionLimits
 
 _BACKLOG = 2048
 # longer than the idle time of usual client pools, so that it is rarely us who close under a request being sent
@@ -41,24 +44,38 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, tls: bool = False) -> str:
     """Where the socket listens, as a browser wants it."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, ended by an event instead of by signals: those are the lifecycle's."""
+    """uvicorn, ended by an event instead of by signals: those are the lifecycle's.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what answers.
+        tls: None speaks plain HTTP.
+        limits: of connections.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tls: ssl.SSLContext | None = None,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=Connection.limited(limits or ConnectionLimits()),
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                # callers that speak no HTTP are counted; a line each would let them fill the log
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -67,7 +84,14 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=_LAST_ANSWERS_S,
             )
         )
+        self.config.load()
+        self.config.ssl = tls
         self._ended = asyncio.Event()
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        return len(self.server_state.connections)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -55,7 +55,7 @@ async def upsert(service: Service, name: str, body: object, call: Call) -> Upser
         prefix = f"items.{position}."
         try:
             item = check(ItemInput, fields, prefix=prefix)
-            return await service.guarded(lambda: _embedded(item, model, desk), call, prefix)
+            return await service.guarded(lambda: _embedded(service, item, model, desk), call, prefix)
         except ServeError as error:
             sent = fields.get("id") if isinstance(fields, dict) else None
             return ItemFailure(id=sent if isinstance(sent, str) else None, error=error_body(error))
@@ -83,10 +83,11 @@ def collection_answer(info: CollectionInfo) -> CollectionAnswer:
     return CollectionAnswer(name=info.name, space_id=info.space_id, count=info.count)
 
 
-async def _embedded(item: ItemInput, model: ServedModel, desk: CallDesk) -> Item:
+async def _embedded(service: Service, item: ItemInput, model: ServedModel, desk: CallDesk) -> Item:
     check_id(item.id, "id")
     one_of(item.image, item.text)
     _check_metadata(item)
+    item = await service.url_images.filled(item)
     computed = await embed(model, desk, image=item.image, text=item.text)
     return Item(item.id, np.asarray(computed.outputs[0], np.float32), item.metadata)
 

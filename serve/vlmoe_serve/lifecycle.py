@@ -12,25 +12,33 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
+from vlmoe_serve.access import Access
 from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.batcher import Batcher, BatcherOptions
 from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encode import EncodePool
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.http_app import create_app
+from vlmoe_serve.http_connection import ConnectionLimits
 from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
+from vlmoe_serve.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
+from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import Options
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
+from vlmoe_serve.tls import Tls
+from vlmoe_serve.url_images import UrlImages
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -51,7 +59,18 @@ async def serve(options: Options) -> None:
         StartError: anything that keeps the server from being ready.
     """
     keys = ApiKeys.load(options.api_key_file)
+    shares = KeyLimits(options.max_key_concurrency, options.max_key_rate)
+    if shares and not keys:
+        raise UsageError("--max-key-concurrency and --max-key-rate need --api-key-file")
+    tls = Tls.given(options.tls_cert, options.tls_key, options.tls_client_ca)
+    context = None if tls is None else tls.context()
     metrics = Metrics()
+    access = Access(keys, shares, metrics)
+    watched = []
+    if keys.path is not None:
+        watched.append(Watched((keys.path,), keys.reload))
+    if tls is not None and context is not None:
+        watched.append(Watched(tls.files, partial(tls.renew, context)))
     try:
         models = Models([_open_model(options, choice.name, choice.path, metrics) for choice in options.model])
         listener = listen(options.host, options.port)
@@ -64,11 +83,26 @@ async def serve(options: Options) -> None:
             raise StartError(str(error)) from error
         encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
         limits = Limits(max_image_pixels=options.max_image_pixels)
-        service = Service(models, collections, encode_pool, limits, metrics, cache_bytes=options.cache_bytes)
+        service = Service(
+            models,
+            collections,
+            encode_pool,
+            limits,
+            metrics,
+            cache_bytes=options.cache_bytes,
+            url_images=UrlImages(
+                options.allow_url_host, max_bytes=options.max_body_bytes, on_fetched=metrics.on_fetched
+            ),
+        )
         _watch(service)
-        server = HttpServer(create_app(service, keys, max_body_bytes=options.max_body_bytes))
+        server = HttpServer(
+            create_app(service, access, max_body_bytes=options.max_body_bytes),
+            tls=context,
+            limits=ConnectionLimits(options.max_connections, on_refusal=metrics.on_connection_refused),
+        )
+        metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:
-            await _live(service, server, listener, options.drain_s)
+            await _live(service, server, listener, options.drain_s, watched)
         finally:
             await _stop_engines(service)
             encode_pool.close()
@@ -118,15 +152,19 @@ def _watch(service: Service) -> None:
     watch("collection_items", "Items in a collection.", "collection", service.collections.sizes)
 
 
-async def _live(service: Service, server: HttpServer, listener: socket.socket, drain_s: float) -> None:
-    asked_to_end = asyncio.Event()
+async def _live(
+    service: Service, server: HttpServer, listener: socket.socket, drain_s: float, watched: Sequence[Watched]
+) -> None:
+    asked_to_end, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, _on_signal, service, asked_to_end, number)
+    loop.add_signal_handler(signal.SIGHUP, hurry.set)
+    watching = asyncio.create_task(watch(watched, hurry))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     ending = asyncio.create_task(asked_to_end.wait())
     try:
-        await _until_first(_start(service, url_of(listener)), ending)
+        await _until_first(_start(service, url_of(listener, tls=server.config.ssl is not None)), ending)
         if not asked_to_end.is_set():
             await asyncio.wait((ending, serving), return_when=asyncio.FIRST_COMPLETED)
         service.draining = True
@@ -134,9 +172,10 @@ async def _live(service: Service, server: HttpServer, listener: socket.socket, d
     finally:
         service.draining = True
         ending.cancel()
+        watching.cancel()
         server.end()
         await serving
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

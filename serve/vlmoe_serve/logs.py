@@ -1,7 +1,13 @@
-"""Logs: one line an event on stderr, whatever the event is. No content of requests."""
+"""Logs: one line an event on stderr, whatever the event is. No content of requests.
 
+As text for people, or as JSON for programs: `{"time", "level", "logger", "message"}`, and for the line of a request
+also `method`, `route`, `status`, `ms` and `request_id`. A module adds fields of its own with `extra={"data": {...}}`.
+"""
+
+import json
 import logging
 import sys
+from datetime import UTC, datetime
 
 
 class OneLine(logging.Formatter):
@@ -12,10 +18,29 @@ class OneLine(logging.Formatter):
         return super().format(record).replace("\r", "").replace("\n", " | ")
 
 
-def configure_logs() -> None:
-    """Send our events from INFO on, and other libraries' warnings, to stderr."""
+class JsonLine(logging.Formatter):
+    """One JSON object a line, in ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one object."""
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        fields |= getattr(record, "data", {})
+        return json.dumps(fields, default=str)
+
+
+def configure_logs(kind: str = "text") -> None:
+    """Send our events from INFO on, and other libraries' warnings, to stderr, as "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        JsonLine() if kind == "json" else OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

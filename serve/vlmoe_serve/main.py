@@ -16,7 +16,7 @@ def run(argv: Sequence[str]) -> int:
         options = parse_options(argv, os.environ)
     except UsageError as error:
         return _failed(error, 2)
-    configure_logs()
+    configure_logs(options.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(options))

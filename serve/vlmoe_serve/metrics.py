@@ -38,6 +38,24 @@ class Metrics:
         self._disconnects = Counter(
             "vlmoe_disconnects", "Requests whose caller left before the answer.", ["route"], registry=registry
         )
+        self._key_refusals = Counter(
+            "vlmoe_key_refusals",
+            "Requests refused for their key, by the key's name and why.",
+            ["key", "why"],
+            registry=registry,
+        )
+        self._connection_refusals = Counter(
+            "vlmoe_connections_refused",
+            "Connections ended before they became a request, by why.",
+            ["why"],
+            registry=registry,
+        )
+        self._fetch_seconds = Histogram(
+            "vlmoe_url_fetch_seconds", "Fetching a picture by its URL.", buckets=_SECONDS, registry=registry
+        )
+        self._fetches = Counter(
+            "vlmoe_url_fetches", "Pictures fetched by URL, by how it ended.", ["outcome"], registry=registry
+        )
         self._encode_seconds = Histogram(
             "vlmoe_encode_seconds", "Decoding and tokenising an input.", buckets=_SECONDS, registry=registry
         )
@@ -97,6 +115,19 @@ class Metrics:
         self._in_flight.dec()
         self._disconnects.labels(route).inc()
 
+    def on_refused(self, key: str, why: str) -> None:
+        """A request was refused for its key: "" is no key, or none of ours."""
+        self._key_refusals.labels(key, why).inc()
+
+    def on_connection_refused(self, why: str) -> None:
+        """A connection was ended before it became a request."""
+        self._connection_refusals.labels(why).inc()
+
+    def on_fetched(self, seconds: float, outcome: str) -> None:
+        """A picture was fetched by its URL, or not: `outcome` is "ok" or the error's code."""
+        self._fetch_seconds.observe(seconds)
+        self._fetches.labels(outcome).inc()
+
     def on_encoded(self, encode_ms: float) -> None:
         """An input is ready for the network."""
         self._encode_seconds.observe(encode_ms / 1000)
@@ -113,6 +144,10 @@ class Metrics:
     def watch(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         """A gauge that is read when somebody looks: one value for each value of `label`."""
         self.registry.register(_Watched(f"vlmoe_{name}", help, label, read))
+
+    def watch_one(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """A gauge of one value that is read when somebody looks."""
+        Gauge(f"vlmoe_{name}", help, registry=self.registry).set_function(read)
 
     def watch_caches(self, read: Callable[[], Mapping[str, CacheStats]]) -> None:
         """The counts of caches, by their names, read when somebody looks."""

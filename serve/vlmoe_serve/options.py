@@ -89,6 +89,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _url_host(text: str) -> str:
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", text):
+        raise ValueError("must be HOST or HOST:PORT, a host being a name, an address, or [an IPv6 address]")
+    return text.lower()
+
+
 def _path(text: str) -> Path:
     return Path(_text(text))
 
@@ -129,6 +135,34 @@ class Options:
         Path | None,
         Option(_path, "FILE", "a file of keys, one a line; without it no key is asked for", shown="none"),
     ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Option(_path, "FILE", "certificate chain (PEM); with --tls-key, turns TLS on", shown="none"),
+    ] = None
+    tls_key: Annotated[Path | None, Option(_path, "FILE", "the certificate's key (PEM)", shown="none")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Option(_path, "FILE", "callers must show a certificate of this authority (PEM)", shown="none"),
+    ] = None
+    max_connections: Annotated[
+        int, Option(_whole(1, 1_000_000), "N", "open connections; more are refused with 503")
+    ] = 2048
+    max_key_concurrency: Annotated[
+        int, Option(_whole(0, 1_000_000), "N", "requests of one key at a time; 0 sets no limit")
+    ] = 0
+    max_key_rate: Annotated[
+        float, Option(_number(0, 1_000_000), "N", "requests of one key a second; 0 sets no limit")
+    ] = 0.0
+    allow_url_host: Annotated[
+        tuple[str, ...],
+        Option(
+            _url_host,
+            "HOST[:PORT]",
+            "hosts that images may be fetched from; without one, images by URL are refused",
+            many=True,
+            shown="none",
+        ),
+    ] = ()
     max_image_pixels: Annotated[int, Option(_whole(1, 2_000_000_000), "N", "largest image, in pixels")] = (
         64_000_000
     )
@@ -140,6 +174,10 @@ class Options:
         float,
         Option(_number(1, 3_600_000), "MS", "predicted wait beyond which requests are refused with 429"),
     ] = 2000.0
+    log_format: Annotated[
+        str,
+        Option(_choice("text", "json"), "NAME", "lines of text, or an object of JSON a line: text or json"),
+    ] = "text"
     drain_s: Annotated[
         float, Option(_number(0, 3600), "SECONDS", "how long SIGTERM waits for requests in flight")
     ] = 25.0

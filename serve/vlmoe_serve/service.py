@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ErrorAnswer, ErrorBody, Result
@@ -30,11 +30,12 @@ from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.retrieval.manager import Collections
-from vlmoe_serve.schemas import MAX_INPUTS
+from vlmoe_serve.schemas import MAX_INPUTS, Strict
 from vlmoe_serve.tasks import TASKS
-from vlmoe_serve.tasks.base import Computed
+from vlmoe_serve.tasks.base import Computed, Task
 from vlmoe_serve.ticket import Work
 from vlmoe_serve.together import together
+from vlmoe_serve.url_images import UrlImages
 from vlmoe_serve.validation import check, checked_list
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Service:
         metrics: Metrics,
         *,
         cache_bytes: int = 0,
+        url_images: UrlImages | None = None,
     ) -> None:
         self.models = models
         self.collections = collections
@@ -79,6 +81,7 @@ class Service:
         self.in_flight = InFlight()
         self.lobby = Lobby()
         self._encode_pool = encode_pool
+        self.url_images = url_images or UrlImages()
         # a vector is a hundredth of a picture, and saves more
         self.embeddings = EmbeddingCache(cache_bytes // _EMBEDDINGS_SHARE)
         self.pictures = Pictures(limits.max_image_pixels, cache_bytes - cache_bytes // _EMBEDDINGS_SHARE)
@@ -140,7 +143,7 @@ class Service:
         task = TASKS[name]
         if not isinstance(body, dict) or "inputs" not in body:
             request = check(task.request, body, strict=strict)
-            return await self.guarded(lambda: task.run(request, self.desk(call)), call)
+            return await self.guarded(lambda: self._answered(task, request, call), call)
         shared = {key: value for key, value in body.items() if key != "inputs"}
         check(task.options, shared, strict=strict)
         inputs = checked_list(body["inputs"], "inputs", self.limits.max_inputs)
@@ -150,11 +153,14 @@ class Service:
             try:
                 merged = {**shared, **fields} if isinstance(fields, dict) else fields
                 request = check(task.request, merged, strict=strict, prefix=prefix)
-                return await self.guarded(lambda: task.run(request, self.desk(call)), call, prefix)
+                return await self.guarded(lambda: self._answered(task, request, call), call, prefix)
             except ServeError as error:
                 return ErrorAnswer(error=error_body(error))
 
         return Results(await together([one(position, fields) for position, fields in enumerate(inputs)]))
+
+    async def _answered(self, task: Task[Any], request: Strict, call: Call) -> Result:
+        return await task.run(await self.url_images.filled(request), self.desk(call))
 
     async def guarded(self, work: Callable[[], Awaitable[T]], call: Call, prefix: str = "") -> T:
         """Await one input's work under the call's deadline; errors name the field below `prefix`.
@@ -203,8 +209,6 @@ class Service:
         call.timings.model_id = call.timings.model_id or model.info.model_id
         call.timings.add(encode_ms, 0.0, 0.0, 0)
         self.metrics.on_encoded(encode_ms)
-        outputs = [self.embeddings.get(key) for key in keys]
-        missing = [position for position, output in enumerate(outputs) if output is None]
         if missing:
             outcome = await model.batcher.submit(
                 wanted, priority=call.priority, deadline_s=call.deadline_s, admitted=True

@@ -16,10 +16,18 @@ OTHER = {
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),
+    "tls_cert": ("/tmp/c", Path("/tmp/c")),
+    "tls_key": ("/tmp/c", Path("/tmp/c")),
+    "tls_client_ca": ("/tmp/c", Path("/tmp/c")),
+    "max_connections": ("7", 7),
+    "max_key_concurrency": ("3", 3),
+    "max_key_rate": ("0.5", 0.5),
+    "allow_url_host": ("Pictures.example:8443", ("pictures.example:8443",)),
     "max_image_pixels": ("1000", 1000),
     "cache_mb": ("1.5", 1.5),
     "max_body_mb": ("0.5", 0.5),
     "max_queue_ms": ("50", 50.0),
+    "log_format": ("json", "json"),
     "drain_s": ("1.5", 1.5),
 }
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 
@@ -27,4 +29,16 @@ def test_the_log_has_a_line_a_request_and_nothing_of_what_users_sent(server, cli
     assert len(lines) == 2
     assert "POST /embed 200" in lines[0]
     assert "GET /collections/{name} 404" in lines[1]
+    assert "secret" not in server.log
+
+
+def test_the_log_as_json_has_the_request_and_nothing_of_what_users_sent(start):
+    server = start("--log-format", "json")
+    server.client.post("/embed", json={"text": "my secret text"}, headers={"x-request-id": "id-1"})
+    server.client.put("/collections/secret-name", json={})
+    assert server.end() == 0
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    (found,) = [line for line in lines if line.get("request_id") == "id-1"]
+    assert found["ms"] > 0
+    assert (found["method"], found["route"], found["status"]) == ("POST", "/embed", 200)
     assert "secret" not in server.log

@@ -4,17 +4,20 @@ import httpx
 import pytest
 
 from vlmoe_model.checkpoint.directory import open_directory
+from vlmoe_serve.access import Access
 from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.batcher import Batcher
 from vlmoe_serve.encode import EncodePool
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.http_app import create_app
+from vlmoe_serve.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.service import Limits, Service
 
 NO_KEYS = ApiKeys()
+NO_LIMITS = KeyLimits()
 OPEN = ["/", "/healthz", "/page/page.js", "/page/page.css", "/page/docs.html"]
 CLOSED = [
     "/docs",
@@ -50,9 +53,11 @@ def keys(tmp_path):
 def ask(service):
     """ask(method, path, keys, headers): one request to the app, in this process."""
 
-    def request(method, path, keys=NO_KEYS, headers=None, **more):
+    def request(method, path, keys=NO_KEYS, headers=None, limits=NO_LIMITS, **more):
+        access = Access(keys, limits, service.metrics)
+
         async def send():
-            transport = httpx.ASGITransport(create_app(service, keys, max_body_bytes=1000))
+            transport = httpx.ASGITransport(create_app(service, access, max_body_bytes=1000))
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 return await client.request(method, path, headers=headers, **more)
 
@@ -117,3 +122,24 @@ def test_while_draining_only_probes_are_answered(ask, service):
     assert ask("GET", "/readyz").status_code == 503
     assert ask("GET", "/healthz").status_code == 200
     assert ask("GET", "/metrics").status_code == 200
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(ask, keys):
+    limits = KeyLimits(max_rate=0.001)
+    shown = {"x-api-key": "the-key"}
+    assert ask("GET", "/collections", keys, shown, limits).status_code == 200
+    refused = ask("GET", "/collections", keys, shown, limits)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "key_rate")
+    assert 900 < int(refused.headers["retry-after"]) <= 1000
+    # scrapes are not counted, and other keys have a share of their own
+    assert ask("GET", "/metrics", keys, shown, limits).status_code == 200
+    text = ask("GET", "/metrics", keys, shown, limits).text
+    assert 'vlmoe_key_refusals_total{key="line-1",why="key_rate"} 1.0' in text
+    assert ask("GET", "/collections", keys, {"x-api-key": "second"}, limits).status_code == 200
+
+
+def test_a_share_is_free_again_after_each_answer(ask, keys):
+    limits = KeyLimits(max_concurrent=1)
+    for _ in range(3):
+        assert ask("GET", "/collections", keys, {"x-api-key": "the-key"}, limits).status_code == 200
+        assert ask("POST", "/vqa", keys, {"x-api-key": "the-key"}, limits).status_code == 503

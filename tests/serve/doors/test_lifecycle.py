@@ -159,3 +159,15 @@ def test_a_data_directory_that_cannot_be_used_is_1_and_one_line(checkpoint, caps
     (tmp_path / "file").write_text("")
     assert run(["--model", str(checkpoint), "--port", "0", "--data-dir", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_limits_for_keys_need_keys(capsys):
+    assert run(["--max-key-rate", "1", "--port", "0"]) == 2
+    assert "--api-key-file" in capsys.readouterr().err
+
+
+def test_tls_files_that_are_none_are_2_and_one_line(capsys, tmp_path):
+    assert run(["--tls-cert", str(tmp_path / "no.pem"), "--tls-key", str(tmp_path / "no.key")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "no.pem" in lines[0]

@@ -1,0 +1,22 @@
+import os
+import signal
+import time
+
+
+def test_a_changed_key_file_is_taken_up_on_sighup(start, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    server = start("--api-key-file", str(file), "--max-key-rate", "1000")
+
+    def status(key):
+        return server.client.get("/v1/models", headers={"x-api-key": key}).status_code
+
+    assert (status("old"), status("new")) == (200, 401)
+    file.write_text("new\n")
+    os.kill(server.process.pid, signal.SIGHUP)
+    end_s = time.monotonic() + 10
+    while status("new") != 200:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    assert status("old") == 401
+    assert server.end() == 0
