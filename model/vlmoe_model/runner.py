@@ -1,7 +1,7 @@
 """A checkpoint ready to answer: load once, then jobs in, arrays out."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,8 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
-from vlmoe_model.packing import pack
+from vlmoe_model.packing import Packed, pack
+from vlmoe_model.routing import Routing
 
 Dtype = Literal["auto", "fp32", "bf16"]
 
@@ -107,8 +108,16 @@ class Runner:
         return 1.0
 
     @torch.inference_mode()
-    def run(self, jobs: Sequence[Job]) -> list[npt.NDArray[np.float32]]:
+    def run(
+        self,
+        jobs: Sequence[Job],
+        observe: Callable[[Packed, Sequence[Routing]], None] | None = None,
+    ) -> list[npt.NDArray[np.float32]]:
         """One forward pass over jobs of any heads and shapes.
+
+        Args:
+            jobs: what to answer.
+            observe: told afterwards what the routers of every mixture block chose.
 
         Returns:
             Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim]. A rank of
@@ -123,7 +132,10 @@ class Runner:
             self._network.take_part(self.device)
             return []
         packed = pack(jobs, self.config, self.device)
-        rows = [row for output in _fetch(self._network(packed)) for row in output]
+        log: list[Routing] | None = None if observe is None else []
+        rows = [row for output in _fetch(self._network(packed, log)) for row in output]
+        if observe is not None and log is not None:
+            observe(packed, log)
         results: list[npt.NDArray[np.float32]] = [rows[0]] * len(jobs)
         for row, job in zip(rows, packed.jobs, strict=True):
             results[job] = row

@@ -111,6 +111,9 @@ async def serve(options: Options) -> None:
 
 def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> ServedModel:
     directory = open_directory(path)
+    trace_dir = options.trace_routing
+    if trace_dir is not None and len(options.model) > 1:
+        trace_dir = trace_dir / name
     batcher = Batcher(
         EngineOptions(
             path=directory.path,
@@ -118,6 +121,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             dtype=options.dtype,
             threads=options.threads,
             ranks=options.ranks,
+            trace_dir=trace_dir,
         ),
         BatcherOptions(max_queue_ms=options.max_queue_ms),
         observer=metrics.observer(name),

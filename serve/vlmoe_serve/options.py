@@ -178,6 +178,15 @@ class Options:
         str,
         Option(_choice("text", "json"), "NAME", "lines of text, or an object of JSON a line: text or json"),
     ] = "text"
+    trace_routing: Annotated[
+        Path | None,
+        Option(
+            _path,
+            "DIR",
+            "record which experts tokens choose, for vlmoe plan; a folder a model where there are several",
+            shown="none",
+        ),
+    ] = None
     drain_s: Annotated[
         float, Option(_number(0, 3600), "SECONDS", "how long SIGTERM waits for requests in flight")
     ] = 25.0

@@ -15,7 +15,8 @@ from vlmoe_model.inputs import Job
 class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
-    threads: compute threads of each process. ranks: processes that share the experts.
+    threads: compute threads of each process. ranks: processes that share the experts. trace_dir: where to record what
+    the routers choose; None for nowhere.
     """
 
     path: Path
@@ -23,6 +24,7 @@ class EngineOptions:
     dtype: str = "auto"
     threads: int = 1
     ranks: int = 1
+    trace_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +63,12 @@ class Engine(Protocol):
 
         The jobs' arrays lie in shared memory and are gone after the call: keep no view of them.
         """
+        ...
+
+    def warmed_up(self) -> None:
+        """The warm-up has passed: what runs from now on is traffic."""
+        ...
+
+    def close(self) -> None:
+        """Write out what it still holds. Nothing runs afterwards; the process ends soon, if need be by force."""
         ...

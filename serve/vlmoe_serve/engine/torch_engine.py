@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,14 @@ import torch
 
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
-from vlmoe_model.config import HeadConfig
+from vlmoe_model.config import HeadConfig, ModelConfig
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.runner import Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+
+if TYPE_CHECKING:
+    from vlmoe_serve.engine.tracing import RoutingTracer
 
 # [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
 _CLS, _UNKNOWN, _SEP = 2, 1, 3
@@ -24,9 +28,13 @@ _WARM_UP_TEXT = 16
 class TorchEngine:
     """A runner and what it says about itself."""
 
-    def __init__(self, runner: Runner | ranks.Ranks, facts: EngineFacts) -> None:
+    def __init__(
+        self, runner: Runner | ranks.Ranks, facts: EngineFacts, tracer: "RoutingTracer | None" = None
+    ) -> None:
         self.facts = facts
         self._runner = runner
+        self._tracer = tracer
+        self._is_warm = False
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
         """Every head once; one job alone; then every head several times."""
@@ -35,7 +43,18 @@ class TorchEngine:
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         """One packed forward."""
+        if isinstance(self._runner, Runner) and self._tracer is not None and self._is_warm:
+            return self._runner.run(jobs, self._tracer.observe)
         return self._runner.run(jobs)
+
+    def warmed_up(self) -> None:
+        """Record from here on."""
+        self._is_warm = True
+
+    def close(self) -> None:
+        """Write the rest of the trace."""
+        if self._tracer is not None:
+            self._tracer.close()
 
 
 def load(options: EngineOptions) -> TorchEngine:
@@ -50,6 +69,8 @@ def load(options: EngineOptions) -> TorchEngine:
     directory = open_directory(resolve(options.path))
     if not directory.config.heads:
         raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
+    if options.trace_dir is not None and options.ranks > 1:
+        raise ValueError("routing is recorded with one rank alone; a plan for several needs no more")
     # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
     with ThreadPoolExecutor(1) as pool:
         ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
@@ -59,6 +80,7 @@ def load(options: EngineOptions) -> TorchEngine:
             else ranks.load(options)
         )
     model, space = ids.result()
+    tracer = None if options.trace_dir is None else _tracer(options.trace_dir, runner.config, model)
     return TorchEngine(
         runner,
         EngineFacts(
@@ -71,7 +93,22 @@ def load(options: EngineOptions) -> TorchEngine:
             patch_size=runner.config.patch_size,
             backend=runner.backend,
         ),
+        tracer,
     )
+
+
+def _tracer(directory: Path, config: ModelConfig, model: str) -> "RoutingTracer":
+    if not config.moe_blocks:
+        raise ValueError("routing cannot be traced: the checkpoint has no mixture blocks")
+    try:
+        # here, not above: pyarrow is needed by those alone who record
+        from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
+        from vlmoe_serve.placement.trace_writer import TraceWriter
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise ValueError('recording needs pyarrow, not installed here: pip install "vlmoe[plan]"') from None
+    return RoutingTracer(TraceWriter(directory, trace_meta(config, model)), config)
 
 
 def _blank_jobs(head: HeadConfig) -> list[Job]:

@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             return _serve(sock, [ArenaView(fd) for fd in arena_fds])
         except (EOFError, OSError):
-            # The front is gone or hung up. No clean-up can matter now, and some libraries take seconds over
-            # theirs.
+            # The front is gone or hung up, and the engine is closed. No other clean-up can matter now, and some
+            # libraries take seconds over theirs.
             os._exit(0)
 
 
@@ -71,14 +71,18 @@ def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
     # Whatever loading made stays for good: the collector need not walk over it again.
     gc.collect()
     gc.freeze()
+    engine.warmed_up()
     _send(sock, Ready(engine.facts, samples))
-    while True:
-        asked = receive(sock)
-        if isinstance(asked, Ping):
-            _send(sock, Pong(asked.id))
-            continue
-        assert isinstance(asked, Batch)
-        _send(sock, _answer(engine, asked, arenas[asked.arena]))
+    try:
+        while True:
+            asked = receive(sock)
+            if isinstance(asked, Ping):
+                _send(sock, Pong(asked.id))
+                continue
+            assert isinstance(asked, Batch)
+            _send(sock, _answer(engine, asked, arenas[asked.arena]))
+    finally:
+        engine.close()
 
 
 def _load(load: Load) -> Engine:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.protocol import BatchDone
 from vlmoe_serve.engine.supervisor import Supervisor
 from vlmoe_serve.engine.torch_engine import load
+from vlmoe_serve.placement.trace_reader import read_trace
 
 IMAGE = ImageSpec(size=16)
 CONFIG = ModelConfig(
@@ -140,3 +142,30 @@ def test_a_broken_checkpoint_is_refused_with_one_line_that_names_the_file(
 def test_an_unknown_dtype_is_refused_with_what_is_allowed(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="dtype must be one of auto, fp32, bf16"):
         load(EngineOptions(checkpoint, dtype="fp8"))
+
+
+def test_routing_is_recorded_after_the_warm_up_and_answers_stay(checkpoint: Path, tmp_path: Path) -> None:
+    plain = load(options_for(checkpoint))
+    traced = load(replace(options_for(checkpoint), trace_dir=tmp_path / "trace"))
+    for batch in traced.warm_up_batches():
+        traced.run(batch)
+    traced.warmed_up()
+    for expected, got in zip(plain.run(jobs()), traced.run(jobs()), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    traced.close()
+    recorded = read_trace(tmp_path / "trace")
+    # the fusion pool, where pairs go, has no router
+    assert recorded.num_sequences == sum(
+        (j.example.image is None) != (j.example.tokens is None) for j in jobs()
+    )
+    assert recorded.num_steps == 1
+
+
+def test_what_cannot_be_recorded_is_said_at_once(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text(
+        '{"model_id": "m-other", "layers": [1], "experts": [4, 4], "ranks": 1}'
+    )
+    with pytest.raises(ValueError, match=r"holds the trace of another model \(m-other\)"):
+        load(replace(options_for(checkpoint), trace_dir=tmp_path))
+    with pytest.raises(ValueError, match="with one rank alone"):
+        load(replace(options_for(checkpoint), trace_dir=tmp_path / "new", ranks=2))

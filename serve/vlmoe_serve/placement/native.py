@@ -1,0 +1,106 @@
+"""`dispatch.by_counts` in C, compiled on this machine at first use; the numpy truth where there is no compiler.
+
+The library lies in the user's cache under a name made from its source, so an upgrade never meets an old one.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmoe_serve.placement.dispatch import Counts, Hosts, Routed, by_counts
+
+_log = logging.getLogger(__name__)
+_SOURCE = Path(__file__).with_name("dispatch.c")
+_BUILD_S = 60.0
+
+
+def split_by_counts(
+    counts_BXG: Counts, hosts_XG: Hosts, *, stream: int, node_G: npt.NDArray[np.int32]
+) -> Routed:
+    """The same bits as `by_counts`, in microseconds a step."""
+    library = load(_cache_directory())
+    if library is None:
+        return by_counts(counts_BXG, hosts_XG, stream=stream, node_G=node_G)
+    counts = np.ascontiguousarray(counts_BXG, np.int32)
+    hosts = np.ascontiguousarray(hosts_XG, np.uint8)
+    node = np.ascontiguousarray(node_G, np.int32)
+    num_steps, num_experts, num_ranks = counts.shape
+    if hosts.shape != (num_experts, num_ranks) or node.shape != (num_ranks,):
+        raise ValueError(f"hosts {hosts.shape} and nodes {node.shape} do not fit counts {counts.shape}")
+    amounts = np.empty(counts.shape, np.int32)
+    traffic = np.empty((num_steps, num_ranks, num_ranks), np.int64)
+    arrays = (counts, hosts, node, amounts, traffic)
+    at = [array.ctypes.data for array in arrays]
+    if library(num_steps, num_experts, num_ranks, *at[:3], stream, *at[3:]):
+        raise MemoryError("no memory for the split of tokens over copies")
+    return Routed(amounts, traffic)
+
+
+@cache
+def load(directory: Path) -> Callable[..., int] | None:
+    """The compiled function, built below `directory` if it is not there; None where it cannot be, said once."""
+    try:
+        library = ctypes.CDLL(str(build(directory)))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        _log.warning("tokens are split over copies by numpy, not in C: %s", " ".join(str(error).split()))
+        return None
+    function: Callable[..., int] = library.split_by_counts
+    function.restype = ctypes.c_int  # type: ignore[attr-defined]
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [  # type: ignore[attr-defined]
+        *[whole] * 3,
+        *[pointer] * 3,
+        whole,
+        *[pointer] * 2,
+    ]
+    return function
+
+
+def build(directory: Path) -> Path:
+    """Compile the source into `directory`, unless that was done before.
+
+    Raises:
+        RuntimeError: no compiler, or a directory that another user can write to. OSError, SubprocessError: it failed.
+    """
+    source = _SOURCE.read_bytes()
+    key = hashlib.sha256(source + sysconfig.get_platform().encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_foreign(directory)
+    target = directory / f"dispatch-{key}.so"
+    if target.exists():
+        return target
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise RuntimeError("no C compiler on the path")
+    # built beside its place and moved there whole: another process may be doing the same
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        built = Path(scratch) / target.name
+        command = [compiler, "-O2", "-std=c99", "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} failed: {done.stderr}")
+        built.replace(target)
+    return target
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Code is loaded from here, so nobody else may write to it."""
+    if hasattr(os, "getuid"):
+        status = directory.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise RuntimeError(f"{directory} can be written by others")
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmoe"

@@ -1,0 +1,91 @@
+"""Our planner: search for the placement that makes recorded steps fastest with dispatch by counts.
+
+    EPLB's and risk-aware starts -> local search, layer by layer, guarded against shifted mixes -> Placement
+
+Layers do not depend on each other: tokens return home after each of them.
+"""
+
+# S = steps, X = experts, G = ranks
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.dispatch import Counts, Hosts
+from vlmoe_serve.placement.load import StepLoad
+from vlmoe_serve.placement.placement import Placement, place
+from vlmoe_serve.placement.policies.base import Budget
+from vlmoe_serve.placement.policies.eplb import eplb
+from vlmoe_serve.placement.policies.lpt_risk import lpt_risk
+from vlmoe_serve.placement.policies.search import Guard, LayerProblem, improve
+from vlmoe_serve.placement.step_time import DISPATCHES, layer_times
+
+# steps the search looks at: more would be slower and no better
+_MAX_STEPS = 128
+_GUARD_STEPS = 24
+# Attempts by slots of a layer; what a search gains levels off there.
+_CHANGES_PER_SLOT = 40
+_MAX_CHANGES = 3200
+# Serving only one modality must not become slower than with EPLB, with this much to spare.
+_GUARD_LIMIT = 0.97
+
+
+def planner(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
+    """Search from EPLB's placement and the risk-aware one, whichever is the better start."""
+    return planner_from(load, budget, costs, starts=())
+
+
+def planner_from(
+    load: StepLoad, budget: Budget, costs: Costs, *, starts: Sequence[Placement], guarded: bool = True
+) -> Placement:
+    """As `planner`, with further starts, such as the placement in use.
+
+    Args:
+        load: steps to plan for.
+        budget: slots, seed, threads.
+        costs: of the device and its links.
+        starts: placements to begin from, beside the two of its own.
+        guarded: hold the limits on shifted mixes.
+    """
+    base = eplb(load, budget, costs)
+    tried = [base, lpt_risk(load, budget, costs), *starts]
+    sample = load.steps(spread(load.num_steps, _MAX_STEPS))
+    shifted = _shifted(load) if guarded else []
+    num_changes = min(_MAX_CHANGES, _CHANGES_PER_SLOT * load.num_ranks * budget.slots_per_rank)
+    node_G = costs.nodes(load.num_ranks)
+
+    def one_layer(layer: int) -> Hosts:
+        guards = [
+            Guard(counts, _GUARD_LIMIT * _uniform_us(counts, base.hosts_LXG[layer], costs, node_G))
+            for counts in (part.counts_LSXG[layer] for part in shifted)
+            if counts.any()
+        ]
+        problem = LayerProblem(sample.counts_LSXG[layer], guards, budget.slots_per_rank, costs, node_G)
+        hosts = [each.hosts_LXG[layer] for each in tried]
+        return improve(problem, hosts, num_changes=num_changes, seed=(budget.seed, layer))
+
+    with ThreadPoolExecutor(max(1, budget.threads)) as pool:
+        hosts_LXG = list(pool.map(one_layer, range(len(load.layers))))
+    ranks_LG = [[np.flatnonzero(held_X).tolist() for held_X in hosts_XG.T] for hosts_XG in hosts_LXG]
+    return place(load.layers, load.pools, ranks_LG, budget.slots_per_rank)
+
+
+def spread(num_steps: int, most: int) -> npt.NDArray[np.intp]:
+    """At most `most` steps, evenly over all of them."""
+    return np.unique(np.linspace(0, num_steps - 1, min(num_steps, most)).astype(np.intp))
+
+
+def _shifted(load: StepLoad) -> list[StepLoad]:
+    """The load if only one modality were asked for."""
+    if not all(load.pools):
+        return []
+    parts = [load.only_pool(pool) for pool in range(2)]
+    return [part.steps(spread(part.num_steps, _GUARD_STEPS)) for part in parts if part.num_steps]
+
+
+def _uniform_us(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> float:
+    busy, link, _ = layer_times(counts_SXG, hosts_XG, DISPATCHES["uniform"], costs, node_G)
+    return float((busy.max(axis=1) + link).mean())

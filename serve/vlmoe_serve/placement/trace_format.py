@@ -1,0 +1,118 @@
+"""The columns of a routing trace, one row a (step, MoE layer, token, slot), and what `meta.json` says of them.
+
+DIR/meta.json   DIR/*.parquet or *.arrow (Arrow IPC, file or stream)
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+META = "meta.json"
+
+
+class TraceError(ValueError):
+    """A trace that cannot be read or written; one line with the file's name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Columns of equal length.
+
+    step: of the engine, not falling. time_us: since 1970. rank: home of the sequence. request: the sequence; one of
+    several in a call has a number of its own. token: position in the sequence. modality: 0 image, 1 text. layer: block
+    from 0. slot: 0 is the first choice. expert: within its modality's pool. gate: factor of its output.
+    """
+
+    step: npt.NDArray[np.int64]
+    time_us: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int16]
+    request: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int32]
+    modality: npt.NDArray[np.int8]
+    layer: npt.NDArray[np.int16]
+    slot: npt.NDArray[np.int8]
+    expert: npt.NDArray[np.int16]
+    gate: npt.NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+COLUMNS: dict[str, type[np.generic]] = {
+    "step": np.int64,
+    "time_us": np.int64,
+    "rank": np.int16,
+    "request": np.int64,
+    "token": np.int32,
+    "modality": np.int8,
+    "layer": np.int16,
+    "slot": np.int8,
+    "expert": np.int16,
+    "gate": np.float16,
+}
+assert tuple(COLUMNS) == tuple(field.name for field in fields(Rows))
+
+
+@dataclass(frozen=True, slots=True)
+class TraceMeta:
+    """layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool."""
+
+    model_id: str
+    layers: tuple[int, ...]
+    pools: tuple[int, int]
+    num_ranks: int
+
+    def to_json(self) -> str:
+        """As `meta.json` holds it."""
+        return (
+            json.dumps(
+                {
+                    "model_id": self.model_id,
+                    "layers": list(self.layers),
+                    "experts": list(self.pools),
+                    "ranks": self.num_ranks,
+                }
+            )
+            + "\n"
+        )
+
+
+def read_meta(directory: Path) -> TraceMeta | None:
+    """What `meta.json` says; None where there is none.
+
+    Raises:
+        TraceError: it is there and wrong.
+    """
+    path = directory / META
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TraceError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise TraceError(f"{path}: must hold a JSON object")
+    layers = tuple(sorted(_wholes(path, values, "layers", 0)))
+    experts = _wholes(path, values, "experts", 0)
+    ranks = values.get("ranks", 1)
+    if len(experts) == 1:
+        experts = experts * 2
+    if len(experts) != 2 or not layers or sum(experts) < 1 or len(set(layers)) != len(layers):
+        raise TraceError(f"{path}: needs different layers and the experts of two pools, got {values}")
+    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= 32767:
+        raise TraceError(f"{path}: ranks must be a whole number from 1, got {ranks!r}")
+    return TraceMeta(str(values.get("model_id", "")), layers, (experts[0], experts[1]), ranks)
+
+
+def _wholes(path: Path, values: dict[str, Any], name: str, low: int) -> list[int]:
+    """A list of whole numbers; one alone counts as a list."""
+    found = values.get(name)
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    for each in listed:
+        if not isinstance(each, int) or isinstance(each, bool) or not low <= each <= 32767:
+            raise TraceError(f"{path}: {name} must be whole numbers from {low}, got {found!r}")
+    return listed

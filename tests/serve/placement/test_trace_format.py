@@ -1,0 +1,47 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from vlmoe_serve.placement.trace_format import META, TraceError, TraceMeta, read_meta
+
+GOOD = {"model_id": "m-1", "layers": [1, 3], "experts": [4, 4], "ranks": 2}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    meta = TraceMeta("m-1", (1, 3), (4, 2), 2)
+    (tmp_path / META).write_text(meta.to_json())
+    assert read_meta(tmp_path) == meta
+
+
+def test_it_may_be_missing_and_one_number_stands_for_both_pools(tmp_path: Path) -> None:
+    assert read_meta(tmp_path) is None
+    (tmp_path / META).write_text(json.dumps(GOOD | {"experts": 8, "more": "x"}))
+    assert read_meta(tmp_path) == TraceMeta("m-1", (1, 3), (8, 8), 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"layers": []}, "needs different layers"),
+        ({"layers": [1, 1]}, "needs different layers"),
+        ({"layers": "all"}, "layers must be whole numbers from 0, got 'all'"),
+        ({"experts": [4, 4, 4]}, "the experts of two pools"),
+        ({"experts": [4, -1]}, "experts must be whole numbers from 0, got [4, -1]"),
+        ({"experts": None}, "experts must be whole numbers from 0, got None"),
+        ({"ranks": 0}, "ranks must be a whole number from 1, got 0"),
+    ],
+)
+def test_a_wrong_one_is_refused(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    (tmp_path / META).write_text(json.dumps(GOOD | change))
+    with pytest.raises(TraceError, match=re.escape(complaint)) as caught:
+        read_meta(tmp_path)
+    assert str(tmp_path / META) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7"])
+def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / META).write_text(text)
+    with pytest.raises(TraceError, match=re.escape(META)):
+        read_meta(tmp_path)
