@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients deploy loadtests tests
 
-.PHONY: install serve test test-slow test-deploy format lint types layers check native bench load clean
+.PHONY: install serve test test-slow test-deploy format lint types layers check native bench load proto clean
 
 install: $(VENV)/.installed
 
@@ -60,6 +60,9 @@ bench: install
 # What the server stands: capacity, then 0.7, 1.5 and 3 times that. LOAD="--mix vqa --seconds 60" for another.
 load: install
 	$(RUN)/python -m vlmoe_loadtests --deadline --out build/load $(LOAD)
+
+proto: install
+	$(RUN)/python clients/make_stubs.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

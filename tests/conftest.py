@@ -1,5 +1,9 @@
-"""Ranks as threads: an exchange blocks in system calls, which leave the interpreter to the other ranks."""
+"""What tests of several areas share.
 
+Ranks as threads: an exchange blocks in system calls, which leave the interpreter to the other ranks.
+"""
+
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +15,9 @@ from vlmoe_kernels.collectives.shared_memory import (
     close_descriptors,
     make_descriptors,
 )
+
+# many servers run at once; each takes a port of its own for gRPC, as it does for HTTP
+os.environ.setdefault("VLMOE_SERVE_GRPC_PORT", "auto")
 
 InGroup = Callable[..., list[Any]]
 

@@ -130,7 +130,8 @@ def test_what_is_exported_exists():
     [r"\bTODO\b", r"\bFIXME\b", r"raise NotImplementedError", r"type: ignore(?!\[)", r"pragma: no cover"],
 )
 def test_words_that_mean_unfinished_do_not_occur(banned):
-    found = [str(path.relative_to(ROOT)) for path in SOURCES if re.search(banned, path.read_text())]
+    written = [path for path in SOURCES if "_pb2" not in path.name]
+    found = [str(path.relative_to(ROOT)) for path in written if re.search(banned, path.read_text())]
     assert found == []
 
 

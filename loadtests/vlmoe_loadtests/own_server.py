@@ -18,7 +18,7 @@ def own_server(arguments: Sequence[str]) -> Iterator[str]:
         RuntimeError: it did not start.
     """
     vlmoe = str(Path(sys.executable).with_name("vlmoe"))
-    command = [vlmoe, "serve", "--port", "0", *arguments]
+    command = [vlmoe, "serve", "--port", "0", "--grpc-port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None

@@ -5,7 +5,7 @@ shown key -> ApiKeys -> the key's name -> KeyLimits -> the request
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.errors import Overloaded, Unauthorized
@@ -59,3 +59,14 @@ class Access:
             yield
         finally:
             self._limits.leave(name, time.monotonic() - start_s)
+
+
+def shown_key(header: Callable[[str], str | None]) -> bytes | None:
+    """The key in a call's headers; `header` gives the value of one."""
+    key = header("x-api-key")
+    if key is None:
+        scheme, _, key = (header("authorization") or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+    # header values arrive as latin-1; the file is UTF-8
+    return key.strip().encode("latin-1")

@@ -1,11 +1,17 @@
 """One call to the server: who asks, how urgent it is, and where its time went."""
 
+import re
 import time
+import uuid
 from dataclasses import dataclass, field
 
+from vlmoe_serve.errors import BadRequest
 from vlmoe_serve.lobby import Seat
 from vlmoe_serve.pacing import Pacer
-from vlmoe_serve.ticket import Priority
+from vlmoe_serve.ticket import PRIORITIES, Priority
+from vlmoe_serve.validation import shown
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +35,19 @@ class Timings:
         self.forward_ms = max(self.forward_ms, forward_ms)
         self.batch_tokens = max(self.batch_tokens, batch_tokens)
 
+    def headers(self) -> dict[str, str]:
+        """As the doors send them, beside the answer."""
+        if not self.model_id:
+            # nothing of the call reached an engine
+            return {}
+        return {
+            "x-model-id": self.model_id,
+            "x-encode-ms": f"{self.encode_ms:.3f}",
+            "x-queue-ms": f"{self.queue_ms:.3f}",
+            "x-forward-ms": f"{self.forward_ms:.3f}",
+            "x-batch-tokens": str(self.batch_tokens),
+        }
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
@@ -47,3 +66,24 @@ class Call:
     def within(cls, timeout_s: float | None, priority: Priority = "normal") -> "Call":
         """A call that is to be answered within `timeout_s` from now."""
         return cls(priority, None if timeout_s is None else time.monotonic() + timeout_s)
+
+
+def read_priority(text: str | None) -> Priority:
+    """The class that a caller names.
+
+    Raises:
+        BadRequest: there is no such class.
+    """
+    if text is None:
+        return "normal"
+    for priority in PRIORITIES:
+        if text == priority:
+            return priority
+    raise BadRequest(
+        f"x-priority must be one of {', '.join(PRIORITIES)}, got {shown(text)}", param="x-priority"
+    )
+
+
+def read_request_id(given: str | None) -> str:
+    """The caller's id, or a new one: one that could not be a header or would break a log line is replaced."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

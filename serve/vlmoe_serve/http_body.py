@@ -2,15 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 
-from vlmoe_serve.call import Call
+from vlmoe_serve.call import Call, read_priority
 from vlmoe_serve.errors import BadRequest, InvalidField
 from vlmoe_serve.http_json import parse_json
-from vlmoe_serve.ticket import PRIORITIES, Priority
 from vlmoe_serve.validation import shown
 
 # fields of forms that hold several values, and those whose text is JSON
@@ -36,7 +35,9 @@ def call_from(request: Request) -> Call:
         BadRequest: a header out of range.
     """
     timeout_ms = _timeout_ms(request.headers)
-    return Call.within(None if timeout_ms is None else timeout_ms / 1000, _priority(request.headers))
+    return Call.within(
+        None if timeout_ms is None else timeout_ms / 1000, read_priority(request.headers.get("x-priority"))
+    )
 
 
 async def read_body(request: Request, max_bytes: int) -> Body:
@@ -86,13 +87,3 @@ def _timeout_ms(headers: Headers) -> int | None:
             param="x-request-timeout-ms",
         )
     return int(text)
-
-
-def _priority(headers: Headers) -> Priority:
-    text = headers.get("x-priority", "normal")
-    for priority in PRIORITIES:
-        if text == priority:
-            return priority
-    raise BadRequest(
-        f"x-priority must be one of {', '.join(get_args(Priority))}, got {shown(text)}", param="x-priority"
-    )

@@ -4,18 +4,16 @@ uvicorn -> Exchange -> BodyLimit -> Gate -> FastAPI
 """
 
 import logging
-import re
 import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vlmoe_serve.call import read_request_id
 from vlmoe_serve.http_errors import CALLER_LEFT, internal_error
 from vlmoe_serve.metrics import Metrics
 
 _log = logging.getLogger("vlmoe_serve.access")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Exchange:
@@ -31,9 +29,7 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        # an id that could not be a header or would break a log line is replaced, not refused
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = read_request_id(Headers(scope=scope).get("x-request-id"))
         status = 0
 
         async def named(message: Message) -> None:

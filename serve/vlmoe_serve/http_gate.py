@@ -5,7 +5,7 @@ import contextlib
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vlmoe_serve.access import Access
+from vlmoe_serve.access import Access, shown_key
 from vlmoe_serve.errors import ServeError, ShuttingDown
 from vlmoe_serve.http_errors import error_response
 from vlmoe_serve.service import Service
@@ -43,18 +43,8 @@ class Gate:
         if self._service.draining and path not in _UNTIL_THE_END:
             raise ShuttingDown("the server is shutting down")
         if path not in _OPEN and not path.startswith(_OPEN_BELOW):
-            key = self._access.check(_shown_key(Headers(scope=scope)))
+            key = self._access.check(shown_key(Headers(scope=scope).get))
             if path not in _UNTIL_THE_END:
                 held.enter_context(self._access.one(key))
         if path not in _UNTIL_THE_END:
             held.enter_context(self._service.in_flight.one())
-
-
-def _shown_key(headers: Headers) -> bytes | None:
-    key = headers.get("x-api-key")
-    if key is None:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-    # header values arrive as latin-1; the file is UTF-8
-    return key.strip().encode("latin-1")

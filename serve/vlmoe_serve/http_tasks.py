@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from vlmoe_serve.answers import Result
-from vlmoe_serve.call import Call, Timings
+from vlmoe_serve.call import Call
 from vlmoe_serve.http_body import call_from, read_body
 from vlmoe_serve.http_disconnect import unless_disconnected
 from vlmoe_serve.http_json import json_response
@@ -69,14 +69,4 @@ def _content(found: Result | Results) -> object:
 
 def timing_headers(call: Call) -> dict[str, str]:
     """Where the time of a call went."""
-    timings: Timings = call.timings
-    if not timings.model_id:
-        # nothing of it reached an engine
-        return {}
-    return {
-        "x-model-id": timings.model_id,
-        "x-encode-ms": f"{timings.encode_ms:.3f}",
-        "x-queue-ms": f"{timings.queue_ms:.3f}",
-        "x-forward-ms": f"{timings.forward_ms:.3f}",
-        "x-batch-tokens": str(timings.batch_tokens),
-    }
+    return call.timings.headers()

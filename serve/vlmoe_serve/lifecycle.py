@@ -1,6 +1,6 @@
 """The life of a server process: open, listen, load, serve, drain, end.
 
-    open files -> listen -> HTTP answers (readyz 503) -> engines load -> ready -> SIGTERM -> drain -> stop engines
+    open files -> listen -> the doors answer (not ready) -> engines load -> ready -> SIGTERM -> drain -> stop engines
 
 Whatever fails before the server is ready ends it with one line. The first SIGTERM or SIGINT drains; the second ends
 the process at once.
@@ -26,6 +26,7 @@ from vlmoe_serve.encode import EncodePool
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.file_watch import Watched, watch
+from vlmoe_serve.grpc_server import GrpcServer
 from vlmoe_serve.http_app import create_app
 from vlmoe_serve.http_connection import ConnectionLimits
 from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
@@ -33,7 +34,7 @@ from vlmoe_serve.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.option_sources import UsageError
-from vlmoe_serve.options import Options
+from vlmoe_serve.options import ANY_PORT, Options
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
@@ -102,11 +103,22 @@ async def serve(options: Options) -> None:
         )
         metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:
-            await _live(service, server, listener, options.drain_s, watched)
+            grpc_server = _grpc_server(options, service, access, tls)
+            await _live(service, server, listener, grpc_server, options.drain_s, watched)
         finally:
             await _stop_engines(service)
             encode_pool.close()
             collections.close()
+
+
+def _grpc_server(options: Options, service: Service, access: Access, tls: Tls | None) -> GrpcServer | None:
+    if options.grpc_port == 0:
+        return None
+    port = 0 if options.grpc_port == ANY_PORT else options.grpc_port
+    try:
+        return GrpcServer(service, access, options.host, port, max_body_bytes=options.max_body_bytes, tls=tls)
+    except ListenError as error:
+        raise StartError(str(error)) from error
 
 
 def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> ServedModel:
@@ -157,7 +169,12 @@ def _watch(service: Service) -> None:
 
 
 async def _live(
-    service: Service, server: HttpServer, listener: socket.socket, drain_s: float, watched: Sequence[Watched]
+    service: Service,
+    server: HttpServer,
+    listener: socket.socket,
+    grpc_server: GrpcServer | None,
+    drain_s: float,
+    watched: Sequence[Watched],
 ) -> None:
     asked_to_end, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -165,17 +182,25 @@ async def _live(
         loop.add_signal_handler(number, _on_signal, service, asked_to_end, number)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
     watching = asyncio.create_task(watch(watched, hurry))
+    where = url_of(listener, tls=server.config.ssl is not None)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    if grpc_server is not None:
+        await grpc_server.start()
+        where += f" and {grpc_server.url}"
     ending = asyncio.create_task(asked_to_end.wait())
     try:
-        await _until_first(_start(service, url_of(listener, tls=server.config.ssl is not None)), ending)
+        await _until_first(_start(service, where), ending)
         if not asked_to_end.is_set():
             await asyncio.wait((ending, serving), return_when=asyncio.FIRST_COMPLETED)
         service.draining = True
+        if grpc_server is not None:
+            grpc_server.drain()
         await _drain(service, drain_s)
     finally:
         service.draining = True
         ending.cancel()
+        if grpc_server is not None:
+            await grpc_server.stop()
         watching.cancel()
         server.end()
         await serving
@@ -183,7 +208,7 @@ async def _live(
             loop.remove_signal_handler(number)
 
 
-async def _start(service: Service, url: str) -> None:
+async def _start(service: Service, where: str) -> None:
     start_s = time.monotonic()
     try:
         await asyncio.gather(*(model.batcher.start() for model in service.models))
@@ -197,7 +222,7 @@ async def _start(service: Service, url: str) -> None:
             f"{info.dtype} on {info.device}, kernels {info.backend}"
         )
     service.started = True
-    print(f"vlmoe is ready on {url} after {time.monotonic() - start_s:.1f} s", flush=True)
+    print(f"vlmoe is ready on {where} after {time.monotonic() - start_s:.1f} s", flush=True)
 
 
 async def _until_first(work: Coroutine[Any, Any, None], ending: asyncio.Task[bool]) -> None:

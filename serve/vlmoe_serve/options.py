@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# of the gRPC door, where 0 is taken
+ANY_PORT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _port_or_off(text: str) -> int:
+    return ANY_PORT if text == "auto" else _whole(0, 65535)(text)
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -115,6 +121,9 @@ class Options:
     ] = (ModelChoice("demo", "demo"),)
     host: Annotated[str, Option(_text, "ADDRESS", "address to listen on")] = "127.0.0.1"
     port: Annotated[int, Option(_whole(0, 65535), "N", "port of the HTTP door; 0 takes a free one")] = 8000
+    grpc_port: Annotated[
+        int, Option(_port_or_off, "N", "port of the gRPC door; 0 = no such door, auto takes a free one")
+    ] = 8001
     device: Annotated[
         str, Option(_choice("auto", "cpu", "cuda"), "NAME", "where the model runs: auto, cpu or cuda")
     ] = "auto"

@@ -11,13 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import torch
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from PIL import Image
 
+from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.network import VLMoE
@@ -52,7 +57,7 @@ class Server:
         ]
         for thread in self._threads:
             thread.start()
-        self.url = self._wait_until_ready()
+        self.url, self.grpc = self._wait_until_ready()
         self.client = httpx.Client(base_url=self.url, timeout=30.0)
 
     def _read(self, stream: io.TextIOBase, put: Callable[[str], object]) -> None:
@@ -60,13 +65,14 @@ class Server:
             for line in stream:
                 put(line)
 
-    def _wait_until_ready(self) -> str:
+    def _wait_until_ready(self) -> tuple[str, str]:
         end_s = time.monotonic() + _START_S
         while time.monotonic() < end_s:
             with contextlib.suppress(queue.Empty):
                 line = self._lines.get(timeout=0.1)
                 if line.startswith("vlmoe is ready on "):
-                    return line.split()[4]
+                    words = line.split()
+                    return words[4], words[6].removeprefix("grpc://") if words[5] == "and" else ""
             if self.process.poll() is not None:
                 break
         self.process.kill()
@@ -205,3 +211,51 @@ def png() -> Callable[..., bytes]:
 def image(png: Callable[..., bytes]) -> str:
     """A picture as JSON carries it."""
     return base64.b64encode(png()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A failed call as its caller sees it."""
+
+    code: str
+    reason: str
+    param: str | None
+    status: str
+    retry_s: float | None
+    message: str
+
+
+@pytest.fixture
+def stub(server: Server) -> Iterator[vlmoe_pb2_grpc.VLMoEStub]:
+    """Calls the server that tests share, over gRPC."""
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield vlmoe_pb2_grpc.VLMoEStub(channel)
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., Refused]:
+    """refused(call, *arguments): the error of a call that must fail, read with Google's own messages."""
+
+    def make(call: Callable[..., object], *arguments: object, **more: object) -> Refused:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(*arguments, **more)
+        return read(caught.value)
+
+    def read(error: grpc.RpcError) -> Refused:
+        status = rpc_status.from_call(error)
+        assert status is not None, error
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert status.details[0].Unpack(info)
+        assert info.domain == "vlmoe"
+        waits = len(status.details) > 1 and status.details[1].Unpack(retry)
+        return Refused(
+            error.code().name,
+            info.reason,
+            info.metadata.get("param"),
+            info.metadata["status"],
+            retry.retry_delay.ToNanoseconds() / 1e9 if waits else None,
+            status.message,
+        )
+
+    return make

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: `grpc_predict_v2_pb2` holds the messages."""

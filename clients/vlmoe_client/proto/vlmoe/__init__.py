@@ -1,0 +1,1 @@
+"""Package `vlmoe` of the protocol."""

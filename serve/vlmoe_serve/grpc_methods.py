@@ -1,0 +1,126 @@
+"""The service's methods as gRPC wants them: bytes in, bytes out, one handler a method of the .proto file."""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from vlmoe_client.proto.fields import fields_of, message_of
+from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2
+from vlmoe_serve.call import Call
+from vlmoe_serve.errors import BadRequest, ServeError
+from vlmoe_serve.grpc_calls import RPCS, STREAMS, Fields, Rpc
+from vlmoe_serve.grpc_metadata import call_from, timing_metadata
+from vlmoe_serve.grpc_stream import Stream
+from vlmoe_serve.grpc_types import Answer, Context, Handler
+from vlmoe_serve.service import Service, error_body
+
+_log = logging.getLogger(__name__)
+SERVICE = vlmoe_pb2.DESCRIPTOR.services_by_name["VLMoE"]
+
+
+def vlmoe_handlers(service: Service, draining: asyncio.Event, max_body_bytes: int) -> dict[str, Handler]:
+    """A handler for every method of `vlmoe.v1.VLMoE`."""
+    handlers: dict[str, Handler] = {}
+    for method in SERVICE.methods:
+        name = method.name
+        if name in STREAMS:
+            answer = _stream(service, method, RPCS[STREAMS[name]], draining, max_body_bytes)
+        else:
+            answer = _unary(service, method, RPCS[name])
+        # unary methods too: they look the same on the wire, and can be refused before the message is read
+        handlers[name] = grpc.stream_stream_rpc_method_handler(answer)
+    return handlers
+
+
+def parse(kind: type[Message], content: bytes) -> Message:
+    """A message of that kind.
+
+    Raises:
+        BadRequest: the bytes are none.
+    """
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        raise BadRequest(
+            f"the message is not a {kind.DESCRIPTOR.full_name}: {error}", code="malformed_message"
+        ) from None
+
+
+async def read(kind: type[Message], context: Context) -> Message:
+    """The one message of a unary call.
+
+    Raises:
+        BadRequest: there is none, or its bytes are none.
+    """
+    content = await context.read()
+    if not isinstance(content, bytes):
+        raise BadRequest("the call has no message", code="malformed_message")
+    return parse(kind, content)
+
+
+def request_fields(request: Message) -> Fields:
+    """What a request asks, as JSON would say it, but for pictures as bytes."""
+    fields = fields_of(request)
+    for each in (fields, *fields.get("items", ())):
+        # with both, the schema refuses the one that it does not know
+        if "image_url" in each and "image" not in each:
+            each["image"] = each.pop("image_url")
+    return fields
+
+
+def _unary(service: Service, method: MethodDescriptor, rpc: Rpc) -> Answer:
+    takes, gives = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+
+    async def answer(requests: object, context: Context) -> None:
+        call = call_from(context)
+        rpc.admit(service, call)
+        result = await rpc.run(service, request_fields(await read(takes, context)), call)
+        context.set_trailing_metadata(timing_metadata(call))
+        await context.write(message_of(gives, result.model_dump()).SerializeToString())
+
+    return answer
+
+
+def _stream(
+    service: Service, method: MethodDescriptor, rpc: Rpc, draining: asyncio.Event, max_body_bytes: int
+) -> Answer:
+    takes, gives = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+
+    async def answer(content: bytes, call: Call) -> bytes:
+        asked: Any = parse(takes, content)
+        outcome: Fields = {}
+        try:
+            result = await rpc.run(service, request_fields(asked.request), call)
+            outcome["response"] = result.model_dump()
+        except ServeError as error:
+            outcome["error"] = error_body(error).model_dump()
+        except Exception:
+            _log.exception("a request of a stream failed for a reason nobody foresaw")
+            outcome["error"] = error_body(ServeError("internal error")).model_dump()
+        return message_of(gives, {"id": asked.id, "timings": _timings(call), **outcome}).SerializeToString()
+
+    async def answer_all(requests: object, context: Context) -> None:
+        call = call_from(context)
+        rpc.admit(service, call)
+        stream = Stream(context, answer, call, max_body_bytes)
+        await stream.run(draining)
+        context.set_trailing_metadata(timing_metadata(call))
+
+    return answer_all
+
+
+def _timings(call: Call) -> Fields | None:
+    timings = call.timings
+    if not timings.model_id:
+        return None
+    return {
+        "encode_ms": timings.encode_ms,
+        "queue_ms": timings.queue_ms,
+        "forward_ms": timings.forward_ms,
+        "batch_tokens": timings.batch_tokens,
+    }

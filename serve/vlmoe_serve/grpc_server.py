@@ -1,0 +1,132 @@
+"""The gRPC door, put together: our service, health and reflection on one port, behind one Exchange."""
+
+import asyncio
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from vlmoe_serve.access import Access
+from vlmoe_serve.grpc_exchange import Exchange
+from vlmoe_serve.grpc_health import HEALTH, Health
+from vlmoe_serve.grpc_methods import SERVICE, vlmoe_handlers
+from vlmoe_serve.http_server import ListenError, listen
+from vlmoe_serve.option_sources import UsageError
+from vlmoe_serve.service import Service
+from vlmoe_serve.tls import Pem, Tls
+
+# of all connections together; what is over it is refused before it costs anything
+_MAX_CALLS = 4096
+_MAX_STREAMS = 1024
+_LAST_ANSWERS_S = 1.0
+_MINUTE_MS = 60_000
+
+
+class GrpcServer:
+    """Listens from birth, so that a taken port is known before anything is loaded; answers from `start` on.
+
+    tls: None speaks in the clear. A renewed certificate is taken up by the next connection.
+
+    Raises:
+        ListenError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        access: Access,
+        host: str,
+        port: int,
+        *,
+        max_body_bytes: int,
+        tls: Tls | None = None,
+    ) -> None:
+        self._draining = asyncio.Event()
+        methods = vlmoe_handlers(service, self._draining, max_body_bytes)
+        self._server = grpc.aio.server(
+            interceptors=[Exchange(service, access)],
+            options=_options(max_body_bytes),
+            maximum_concurrent_rpcs=_MAX_CALLS,
+        )
+        self._health = Health(service, (SERVICE.full_name,))
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE.full_name, methods),
+                grpc.method_handlers_generic_handler(HEALTH, self._health.handlers()),
+            )
+        )
+        names = (SERVICE.full_name, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._host = f"[{host}]" if ":" in host else host
+        # gRPC says why it cannot listen in its log only; asked first, the system says it in a sentence
+        listen(host, port).close()
+        self._scheme = "grpc" if tls is None else "grpcs"
+        self.port = self._listen(port, None if tls is None else _credentials(tls))
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as clients are told."""
+        return f"{self._scheme}://{self._host}:{self.port}"
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._server.start()
+
+    def drain(self) -> None:
+        """Read nothing more from open streams; new calls are refused by the service's own `draining`."""
+        self._draining.set()
+
+    async def stop(self) -> None:
+        """Send the last answers and close the connections."""
+        self._health.close()
+        await self._server.stop(_LAST_ANSWERS_S)
+
+    def _listen(self, port: int, credentials: grpc.ServerCredentials | None) -> int:
+        where = f"{self._host}:{port}"
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(where)
+            return self._server.add_secure_port(where, credentials)
+        except RuntimeError as error:
+            raise ListenError(f"cannot listen on {where}: {error}") from error
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    told = tls.pem()
+
+    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        """Asked at every handshake; None keeps what there is."""
+        nonlocal told
+        try:
+            # files that do not belong together are being replaced just now
+            tls.context()
+            now = tls.pem()
+        except UsageError:
+            return None
+        if now == told:
+            return None
+        told = now
+        return configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(told), renewed, require_client_authentication=tls.client_ca is not None
+    )
+
+
+def _options(max_body_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        # or two servers would share the port, each with half of the calls
+        ("grpc.so_reuseport", 0),
+        # a caller that is gone without a word is noticed
+        ("grpc.keepalive_time_ms", _MINUTE_MS),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # callers may ask whether we are there, but not all the time
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 3),
+    ]
