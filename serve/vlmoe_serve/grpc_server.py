@@ -10,9 +10,8 @@ from vlmoe_serve.grpc_exchange import Exchange
 from vlmoe_serve.grpc_health import HEALTH, Health
 from vlmoe_serve.grpc_methods import SERVICE, vlmoe_handlers
 from vlmoe_serve.http_server import ListenError, listen
-from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.service import Service
-from vlmoe_serve.tls import Pem, Tls
+from vlmoe_serve.tls import Tls
 
 # of all connections together; what is over it is refused before it costs anything
 _MAX_CALLS = 4096
@@ -24,7 +23,7 @@ _MINUTE_MS = 60_000
 class GrpcServer:
     """Listens from birth, so that a taken port is known before anything is loaded; answers from `start` on.
 
-    tls: None speaks in the clear. A renewed certificate is taken up by the next connection.
+    tls: None speaks in the clear.
 
     Raises:
         ListenError: the address cannot be listened on.
@@ -59,13 +58,14 @@ class GrpcServer:
         self._host = f"[{host}]" if ":" in host else host
         # gRPC says why it cannot listen in its log only; asked first, the system says it in a sentence
         listen(host, port).close()
-        self._scheme = "grpc" if tls is None else "grpcs"
-        self.port = self._listen(port, None if tls is None else _credentials(tls))
+        self._certificates = None if tls is None else _Certificates(tls)
+        self.port = self._listen(port)
 
     @property
     def url(self) -> str:
         """Where it listens, as clients are told."""
-        return f"{self._scheme}://{self._host}:{self.port}"
+        scheme = "grpc" if self._certificates is None else "grpcs"
+        return f"{scheme}://{self._host}:{self.port}"
 
     async def start(self) -> None:
         """Answer calls."""
@@ -80,39 +80,44 @@ class GrpcServer:
         self._health.close()
         await self._server.stop(_LAST_ANSWERS_S)
 
-    def _listen(self, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    def renew(self) -> None:
+        """Show the certificate that the files hold now to new connections.
+
+        Raises:
+            UsageError: they do not belong together; the old one is shown.
+        """
+        if self._certificates is not None:
+            self._certificates.renew()
+
+    def _listen(self, port: int) -> int:
         where = f"{self._host}:{port}"
         try:
-            if credentials is None:
+            if self._certificates is None:
                 return self._server.add_insecure_port(where)
-            return self._server.add_secure_port(where, credentials)
+            return self._server.add_secure_port(where, self._certificates.credentials())
         except RuntimeError as error:
             raise ListenError(f"cannot listen on {where}: {error}") from error
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    told = tls.pem()
+class _Certificates:
+    """What the server shows at each handshake: that which the files held when they were last read."""
 
-    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._asks_callers = tls.client_ca is not None
+        self._now = _configuration(tls)
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        """Asked at every handshake; None keeps what there is."""
-        nonlocal told
-        try:
-            # files that do not belong together are being replaced just now
-            tls.context()
-            now = tls.pem()
-        except UsageError:
-            return None
-        if now == told:
-            return None
-        told = now
-        return configuration(now)
+    def credentials(self) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(self._now, lambda: self._now, self._asks_callers)
 
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(told), renewed, require_client_authentication=tls.client_ca is not None
-    )
+    def renew(self) -> None:
+        self._tls.context()
+        self._now = _configuration(self._tls)
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    pem = tls.pem()
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
 
 
 def _options(max_body_bytes: int) -> list[tuple[str, int]]:

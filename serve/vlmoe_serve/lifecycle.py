@@ -104,6 +104,8 @@ async def serve(options: Options) -> None:
         metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:
             grpc_server = _grpc_server(options, service, access, tls)
+            if tls is not None and grpc_server is not None:
+                watched.append(Watched(tls.files, grpc_server.renew))
             await _live(service, server, listener, grpc_server, options.drain_s, watched)
         finally:
             await _stop_engines(service)

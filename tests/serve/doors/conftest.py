@@ -72,7 +72,7 @@ class Server:
                 line = self._lines.get(timeout=0.1)
                 if line.startswith("vlmoe is ready on "):
                     words = line.split()
-                    return words[4], words[6].removeprefix("grpc://") if words[5] == "and" else ""
+                    return words[4], words[6].rpartition("//")[2] if words[5] == "and" else ""
             if self.process.poll() is not None:
                 break
         self.process.kill()

@@ -1,14 +1,18 @@
 """Health, reflection, sizes and ports of the gRPC door."""
 
+import signal
 import socket
+import time
 
 import grpc
 import pytest
+import trustme
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
+from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 from vlmoe_serve.main import run
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -50,6 +54,60 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_stays(start, png
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in caught.value.details()
         assert ask(pb.EmbedRequest(image=png()))
+    assert server.end() == 0
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+def write(folder, issued):
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+
+
+def embed(server, **credentials):
+    how = grpc.ssl_channel_credentials(**credentials)
+    with grpc.secure_channel(server.grpc, how) as channel:
+        return len(vlmoe_pb2_grpc.VLMoEStub(channel).Embed(pb.EmbedRequest(text="a"), timeout=20).embedding)
+
+
+def test_tls_of_both_sides_and_a_renewed_certificate(start, authority, tmp_path):
+    write(tmp_path, authority.issue_cert("127.0.0.1"))
+    (tmp_path / "ca.pem").write_bytes(authority.cert_pem.bytes())
+    files = {"cert": "cert.pem", "key": "key.pem", "client-ca": "ca.pem"}
+    server = start(
+        *(word for name, file in files.items() for word in (f"--tls-{name}", str(tmp_path / file)))
+    )
+    known, stranger = authority.issue_cert("caller"), trustme.CA().issue_cert("caller")
+
+    def certified(issued):
+        return {
+            "root_certificates": authority.cert_pem.bytes(),
+            "private_key": issued.private_key_pem.bytes(),
+            "certificate_chain": issued.cert_chain_pems[0].bytes(),
+        }
+
+    assert embed(server, **certified(known)) == 8
+    for credentials in ({"root_certificates": authority.cert_pem.bytes()}, certified(stranger)):
+        with pytest.raises(grpc.RpcError) as caught:
+            embed(server, **credentials)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    # of another authority: callers see that the new one is shown by refusing it
+    write(tmp_path, trustme.CA().issue_cert("127.0.0.1"))
+    server.process.send_signal(signal.SIGHUP)
+
+    def refused_by_the_caller():
+        try:
+            embed(server, **certified(known))
+        except grpc.RpcError:
+            return True
+        return False
+
+    end_s = time.monotonic() + 20
+    while not refused_by_the_caller():
+        assert time.monotonic() < end_s, "the old certificate is still shown"
     assert server.end() == 0
 
 
