@@ -54,7 +54,7 @@ native: install
 	$(RUN)/python -m vlmoe_kernels.native
 
 bench: install
-	$(RUN)/python kernels/bench/grouped_ffn.py
+	$(RUN)/python kernels/bench/cpu_layers.py
 	$(RUN)/python serve/bench/latency.py
 
 # What the server stands: capacity, then 0.7, 1.5 and 3 times that. LOAD="--mix vqa --seconds 60" for another.

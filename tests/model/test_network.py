@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmoe_kernels import backend
+from vlmoe_kernels.choice import why_not_native
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
@@ -56,6 +57,14 @@ def variant(request: pytest.FixtureRequest, config: ModelConfig) -> ModelConfig:
         kind = {"shapes": pools[0], "matching": pools[1]}.get(head.name, "cls")
         heads.append(dataclasses.replace(head, pool=kind))
     return dataclasses.replace(config, heads=tuple(heads), num_layers=2, **changes)
+
+
+@pytest.fixture(params=["cpu", "cpu_native"])
+def name(request: pytest.FixtureRequest) -> str:
+    """The backends that serve on CPU."""
+    if request.param == "cpu_native" and (reason := why_not_native()):
+        pytest.skip(reason)
+    return str(request.param)
 
 
 def norm(x_D: Tensor, module: torch.nn.Module, group: int) -> Tensor:
@@ -250,12 +259,13 @@ def answers(network: VLMoE, jobs: Sequence[Job]) -> list[Tensor]:
 @torch.no_grad()
 def test_the_packed_network_is_the_padded_one(
     variant: ModelConfig,
+    name: str,
     build_network: Callable[..., VLMoE],
     mixed_jobs: Callable[[ModelConfig], list[Job]],
 ) -> None:
     network, jobs = build_network(variant), mixed_jobs(variant)
     expected = Padded(network)(jobs)
-    for actual in (answers(network, jobs), answers(packed_for("cpu", network), jobs)):
+    for actual in (answers(network, jobs), answers(packed_for(name, network), jobs)):
         for a, e in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, e, rtol=1e-4, atol=2e-5)
 
@@ -278,11 +288,12 @@ def assert_independent_of_the_batch(network: VLMoE, jobs: Sequence[Job]) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_an_answer_does_not_depend_on_its_batch(
     variant: ModelConfig,
+    name: str,
     dtype: torch.dtype,
     build_network: Callable[..., VLMoE],
     mixed_jobs: Callable[[ModelConfig], list[Job]],
 ) -> None:
-    network = packed_for("cpu", build_network(variant), dtype)
+    network = packed_for(name, build_network(variant), dtype)
     assert_independent_of_the_batch(network, mixed_jobs(variant))
 
 

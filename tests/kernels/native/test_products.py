@@ -1,0 +1,91 @@
+"""What the backends' common tests do not see: layouts of the inputs, refusals, memory, accuracy of GELU."""
+
+import gc
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vlmoe_kernels import Pool, make_plan
+from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
+
+pytestmark = pytest.mark.usefixtures("native")
+
+
+def test_rows_may_lie_apart_or_across(random: Any) -> None:
+    op, x_TD = Linear(random(70, 33, scale=0.2), random(70)), random(9, 33)
+    expected = op(x_TD)
+    apart, across = random(9, 40), random(33, 9)
+    apart[:, 5:38], across[:] = x_TD, x_TD.T
+    assert torch.equal(op(apart[:, 5:38]), expected)
+    assert torch.equal(op(across.T), expected)
+    assert torch.equal(op(x_TD[:1].expand(4, -1)), expected[:1].expand(4, -1))
+
+
+def test_an_odd_width_reads_nothing_beyond_a_row(random: Any) -> None:
+    """bf16 goes in pairs: the last one must not take the next row's first number."""
+    x_TD = random(5, 31)
+    x_TD[1::2] = torch.nan
+    y_TO = Linear(random(8, 31), None)(x_TD)
+    assert y_TO[::2].isfinite().all()
+    assert y_TO[1::2].isnan().all()
+
+
+@pytest.mark.parametrize("in_dim", [1, 15, 16, 17, 32, 33, 97])
+@pytest.mark.parametrize("out_dim", [1, 16, 17, 63, 64, 65, 129, 200])
+def test_every_width(random: Any, in_dim: int, out_dim: int) -> None:
+    weight, x_TD = random(out_dim, in_dim, scale=in_dim**-0.5), random(7, in_dim)
+    expected = x_TD.double() @ weight.double().T
+    tolerance = 1e-6 if x_TD.dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(Linear(weight, None)(x_TD).double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_gelu_is_the_exact_one() -> None:
+    """The error function's stated error, times half the argument, and rounding."""
+    values = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e4, -1e4])])
+    pool = Pool(torch.ones(1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1, 1), torch.zeros(1, 1))
+    plan = make_plan(torch.zeros(len(values), 1, dtype=torch.int64), None, 1)
+    found = GroupedFeedForward([pool], 1e-6)(values[:, None], plan)[:, 0].double()
+    exact = values.double()
+    exact = 0.5 * exact * (1 + torch.erf(exact / math.sqrt(2)))
+    assert ((found - exact).abs() <= 2e-7 * (values.abs().double() + 1e-6)).all()
+
+
+def test_what_does_not_fit_is_refused(fp32: Any) -> None:
+    linear, grouped = Linear(fp32(4, 6), None), GroupedLinear(fp32(2, 4, 6), None)
+    ffn = GroupedFeedForward([fp32.pool(2, 6, 8)], 1e-6)
+    for bad in (fp32(3, 5), fp32(3, 6).bfloat16(), fp32(3, 2, 6)):
+        with pytest.raises(ValueError, match=r"rows must be torch.float32 \[T, 6\]"):
+            linear(bad)
+    plan = fp32.plan(3, 2, 1)
+    for op in (grouped, ffn):
+        with pytest.raises(ValueError, match="the plan has 3 tokens, got 4 rows"):
+            op(fp32(4, 6), plan)
+    with pytest.raises(ValueError, match="same widths and norms"):
+        GroupedFeedForward([fp32.pool(2, 6, 8), fp32.pool(1, 6, 9)], 1e-6)
+    with pytest.raises(ValueError, match="same widths and norms"):
+        GroupedFeedForward([fp32.pool(2, 6, 8), fp32.pool(1, 6, 8, mid_norm=True)], 1e-6)
+
+
+def test_no_rows_are_no_rows(fp32: Any) -> None:
+    nothing = torch.empty(0, 6)
+    assert Linear(fp32(4, 6), None)(nothing).shape == (0, 4)
+    plan = make_plan(torch.empty(0, 2, dtype=torch.int64), None, 2)
+    assert GroupedFeedForward([fp32.pool(2, 6, 8)], 1e-6)(nothing, plan).shape == (0, 6)
+
+
+def test_weights_are_not_kept_beside_their_packed_copies() -> None:
+    shapes = ((2, 6, 4), (2, 6), (2, 4, 6), (2, 4))
+    arrays = [np.ones(shape, np.float32) for shape in shapes]
+    alive = [weakref.ref(array) for array in arrays]
+    tensors = [torch.from_numpy(array) for array in arrays]
+    ops = [Linear(tensors[0][0], tensors[1][0]), GroupedFeedForward([Pool(*tensors)], 1e-6)]
+    del arrays, tensors
+    gc.collect()
+    assert [array() for array in alive] == [None] * 4
+    plan = make_plan(torch.zeros(3, 1, dtype=torch.int64), None, 2)
+    assert torch.equal(ops[0](torch.ones(1, 4)), torch.full((1, 6), 5.0))
+    assert ops[1](torch.ones(3, 4), plan).isfinite().all()
