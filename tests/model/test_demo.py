@@ -25,11 +25,16 @@ def test_it_is_small_and_whole():
 
 
 def test_its_figures_reach_the_floors():
-    metrics = json.loads((resolve("demo") / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    written = json.loads((resolve("demo") / "metrics.json").read_text(encoding="utf-8"))
+    metrics, baselines = written["metrics"], written["baselines"]
     assert metrics["fashion_mnist.accuracy"] >= 0.88
     assert metrics["easy_vqa.accuracy"] >= 0.85
     assert metrics["emoji.i2t_r1"] >= 0.35
     assert metrics["emoji.i2t_r10"] >= 0.70
+    kinds = [name for name in metrics if name.startswith("scenes.accuracy")]
+    assert len(kinds) >= 8
+    for kind in kinds:
+        assert metrics[kind] >= baselines[kind] + 0.2, kind
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -38,7 +43,11 @@ def test_it_answers(dtype: str):
     processor = runner.directory.processor()
     scene = open_image((resolve("demo").parents[2] / "docs/examples/scene.png").read_bytes())
     labels = runner.directory.labels["vqa"]
-    questions = {"how many bananas are there?": "2", "what is in the top left?": "cat"}
+    questions = {
+        "how many bananas are there?": "2",
+        "what is in the top left?": "cat",
+        "where is the cat?": "top left",
+    }
     jobs = [Job("vqa", processor.example("vqa", image=scene, text=question)) for question in questions]
     answers = [labels[int(np.argmax(logits))] for logits in runner.run(jobs)]
     assert answers == list(questions.values())
