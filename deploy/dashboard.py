@@ -166,6 +166,23 @@ ROWS: dict[str, list[Panel]] = {
             {"{{model}} a second": "sum by (model) (rate(vlmoe_batch_tokens_sum{SELECT}[RATE]))"},
         ),
     ],
+    "Cache and doors": [
+        Panel(
+            "Found in the cache",
+            "percentunit",
+            {
+                "{{cache}}": "sum by (cache) (rate(vlmoe_cache_hits_total{SELECT}[RATE]))"
+                " / (sum by (cache) (rate(vlmoe_cache_hits_total{SELECT}[RATE]))"
+                " + sum by (cache) (rate(vlmoe_cache_misses_total{SELECT}[RATE])))"
+            },
+        ),
+        Panel("Memory of the caches", "bytes", {"{{cache}}": "sum by (cache) (vlmoe_cache_bytes{SELECT})"}),
+        Panel(
+            "Connections refused",
+            "reqps",
+            {"{{why}}": "sum by (why) (rate(vlmoe_connections_refused_total{SELECT}[RATE]))"},
+        ),
+    ],
     "Engines and collections": [
         Panel("Engine up", "short", {"{{instance}} {{model}}": "vlmoe_engine_up{SELECT}"}),
         Panel(

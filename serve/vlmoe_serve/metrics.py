@@ -4,6 +4,7 @@ Names have one prefix and base units. The registry is our own: several servers i
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -136,6 +137,10 @@ class Metrics:
         """A model is ready."""
         self._model_info.labels(name, info.model_id, info.space_id or "", info.dtype, info.device).set(1)
         self._parameters.labels(name).set(info.num_parameters)
+        # counters that begin with their first event would show no increase when it comes
+        self._restarts.labels(name)
+        for why in get_args(Drop):
+            self._drops.labels(name, why)
 
     def observer(self, model: str) -> "ModelObserver":
         """What a model's batcher reports to."""

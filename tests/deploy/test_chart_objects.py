@@ -120,7 +120,7 @@ def test_models_come_from_their_volumes(render, pod_spec, container):
     assert mounts["/models/small"]["readOnly"] is True
     (fetch,) = pod_spec(objects)["initContainers"]
     assert fetch["args"][1:] == [
-        64 // 64 * "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "/fetched/fetched",
     ]
     assert fetch["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "model-store", "key": "header"}
@@ -136,6 +136,19 @@ def test_keys_are_a_file_of_a_secret(render, pod_spec, container):
     assert endpoint["authorization"] == {"credentials": {"name": "vlmoe-client", "key": "key"}}
     (asking,) = objects["Pod/r1-vlmoe-ask"]["spec"]["containers"]
     assert asking["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "vlmoe-client", "key": "key"}
+
+
+def test_with_a_certificate_everybody_speaks_https(render, container):
+    objects = render("tls.yaml")
+    first = container(objects)
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert first[probe]["httpGet"]["scheme"] == "HTTPS"
+    (endpoint,) = objects["ServiceMonitor/r1-vlmoe"]["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]["serverName"]) == ("https", "r1-vlmoe.serving.svc")
+    asking = objects["Pod/r1-vlmoe-ask"]["spec"]
+    assert asking["containers"][0]["args"][1:] == ["https://r1-vlmoe.serving.svc:80", "/tls/ca.crt"]
+    assert asking["volumes"][0]["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+    assert objects["Service/r1-vlmoe"]["spec"]["ports"][0]["appProtocol"] == "https"
 
 
 def test_no_replicas_are_set_where_a_scaler_sets_them(render):

@@ -45,7 +45,10 @@ def known_series():
     for family in [*Metrics().registry.collect()]:
         ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
         names |= {family.name + end for end in ends}
-    watched = re.findall(r"watch\(\s*\"(\w+)\"", (SERVER / "lifecycle.py").read_text())
+    text = (SERVER / "metrics.py").read_text() + (SERVER / "lifecycle.py").read_text()
+    watched = re.findall(r"watch(?:_one)?\(\s*\"(\w+)\"", text)
+    for kind, name in re.findall(r"(Counter|Gauge)MetricFamily\(\s*\"(\w+)\"", text):
+        names.add(name + ("_total" if kind == "Counter" else ""))
     recorded = yaml.safe_load((CHART / "files" / "recording.yaml").read_text())["groups"]
     names |= {f"vlmoe_{name}" for name in watched}
     return names | {rule["record"] for group in recorded for rule in group["rules"]}
@@ -78,7 +81,9 @@ def test_every_option_of_the_schema_is_the_servers():
 
 @pytest.mark.deploy
 def test_the_chart_can_set_every_option_or_sets_it_itself():
-    own = {"model", "host", "port", "data_dir", "api_key_file", "drain_s"}
+    own = {"model", "host", "port", "data_dir", "api_key_file", "drain_s", "tls_cert", "tls_key"}
+    # probes have no certificate to show
+    own |= {"tls_client_ca"}
     assert {snake(name) for name in schema()["options"]["properties"]} | own == set(OPTIONS)
 
 

@@ -58,3 +58,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "vlmoe.autoscaled" -}}
 {{- if ne .Values.autoscaling.kind "none" -}}true{{- end -}}
 {{- end -}}
+
+{{- define "vlmoe.tlsName" -}}
+{{- default (printf "%s.%s.svc" (include "vlmoe.fullname" .) .Release.Namespace) .Values.tls.serverName -}}
+{{- end -}}

@@ -35,6 +35,12 @@
 - --api-key-file
 - {{ printf "/keys/%s" .Values.apiKeys.key | quote }}
 {{- end }}
+{{- if .Values.tls.existingSecret }}
+- --tls-cert
+- {{ printf "/tls/%s" .Values.tls.certKey | quote }}
+- --tls-key
+- {{ printf "/tls/%s" .Values.tls.keyKey | quote }}
+{{- end }}
 {{- range $name, $value := .Values.options }}
 {{- if not (kindIs "invalid" $value) }}
 - --{{ kebabcase $name }}
@@ -164,16 +170,25 @@ spec:
         httpGet:
           path: /readyz
           port: http
+          {{- if .Values.tls.existingSecret }}
+          scheme: HTTPS
+          {{- end }}
         {{- toYaml .Values.startupProbe | nindent 8 }}
       readinessProbe:
         httpGet:
           path: /readyz
           port: http
+          {{- if .Values.tls.existingSecret }}
+          scheme: HTTPS
+          {{- end }}
         {{- toYaml .Values.readinessProbe | nindent 8 }}
       livenessProbe:
         httpGet:
           path: /healthz
           port: http
+          {{- if .Values.tls.existingSecret }}
+          scheme: HTTPS
+          {{- end }}
         {{- toYaml .Values.livenessProbe | nindent 8 }}
       {{- if .Values.preStopSeconds }}
       lifecycle:
@@ -213,6 +228,11 @@ spec:
         {{- if .Values.apiKeys.existingSecret }}
         - name: keys
           mountPath: /keys
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.existingSecret }}
+        - name: tls
+          mountPath: /tls
           readOnly: true
         {{- end }}
         {{- with .Values.extraVolumeMounts }}
@@ -260,6 +280,12 @@ spec:
     {{- end }}
     {{- with .Values.apiKeys.existingSecret }}
     - name: keys
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
+    {{- with .Values.tls.existingSecret }}
+    - name: tls
       secret:
         secretName: {{ . }}
         defaultMode: 0440
