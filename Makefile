@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients deploy loadtests tests
 
-.PHONY: install serve test test-slow test-deploy format lint types layers check native bench load proto clean
+.PHONY: install serve test test-gpu test-slow test-deploy format lint types layers check native bench load proto clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,10 @@ test-deploy: install
 	$(RUN)/python -m pip install --quiet --editable '.[deploy]'
 	$(RUN)/python deploy/tools.py
 	$(RUN)/python -m pytest tests/deploy $(ARGS)
+
+# on a machine with a GPU, and with a torch for it (see TORCH above)
+test-gpu: install
+	$(RUN)/python -m pytest -m gpu $(ARGS)
 
 # minutes, not seconds
 test-slow: install

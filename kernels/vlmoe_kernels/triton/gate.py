@@ -133,9 +133,9 @@ def claim_kernel(
                     is_rival = is_rival & is_before
                 rank += tl.sum(is_rival.to(tl.int32), 1)
         limit = tl.load(limits_ptr + group, mask=group >= 0, other=0)
-        is_kept = (group >= 0) & (rank < limit)
-        tl.store(kept_ptr + tokens * TOP_K + k, tl.where(is_kept, group, -1), mask=is_token)
-        counts += tl.sum(((g[None, :] == group[:, None]) & is_kept[:, None]).to(tl.int32), 0)
+        kept = tl.where((group >= 0) & (rank < limit), group, -1)
+        tl.store(kept_ptr + tokens * TOP_K + k, kept, mask=is_token)
+        counts += tl.sum((g[None, :] == kept[:, None]).to(tl.int32), 0)
     tl.store(counts_ptr + tile * NUM_GROUPS + g, counts, mask=g < NUM_GROUPS)
 
 
@@ -248,8 +248,13 @@ class Gate:
             ints(num_tokens, top_k, dtype=torch.int64),
         )
         gates_R = floats(num_tokens * top_k)
-        shape = {"NUM_GROUPS": num_groups, "BLOCK_G": block_g, "num_warps": 4, "enable_fp_fusion": FP_FUSION}
-        block_d, num_stages = score_block(block_g)
+        block_d, num_warps, num_stages = gate_shape(block_g)
+        shape = {
+            "NUM_GROUPS": num_groups,
+            "BLOCK_G": block_g,
+            "num_warps": num_warps,
+            "enable_fp_fusion": FP_FUSION,
+        }
         if num_tokens:
             gate_kernel[(num_tiles,)](
                 x_TD,
@@ -302,6 +307,6 @@ class Gate:
         return Routes(order_R, offsets, slots_TK, gates_R, complete=top_k == 1 and limits is None)
 
 
-def score_block(block_g: int) -> tuple[int, int]:
-    """Step along D and steps in flight, so that wide tables of experts still fit in shared memory."""
-    return (32, 2) if block_g <= 128 else (16, 1)
+def gate_shape(block_g: int) -> tuple[int, int, int]:
+    """Step along D, warps and steps in flight: wide tables of experts must fit in shared memory and registers."""
+    return (32, 4, 2) if block_g <= 128 else (16, 8, 1)

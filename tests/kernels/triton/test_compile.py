@@ -77,14 +77,17 @@ def attention_case(tile: tiles.AttentionTile, number: int, width: int, biased: b
 
 def routing_cases(num_groups: int) -> Iterator[tuple[str, Case]]:
     block_g = max(16, triton.next_power_of_2(num_groups))
-    block_d, num_stages = gate.score_block(block_g)
+    block_d, num_warps, num_stages = gate.gate_shape(block_g)
     groups = {"NUM_GROUPS": num_groups, "BLOCK_G": block_g}
     tokens = groups | {"TOP_K": 2, "BLOCK_T": gate.BLOCK_T}
     scores = tokens | {"COUNT": True, "BLOCK_D": block_d}
-    yield f"gate {num_groups}", Case(gate.gate_kernel, scores, 4, num_stages)
-    yield f"claim {num_groups}", Case(gate.claim_kernel, tokens | {"BY_SCORE": True}, 4, 1)
-    yield f"scan {num_groups}", Case(gate.scan_kernel, groups | {"BLOCK_TILES": gate.BLOCK_TILES}, 4, 1)
-    yield f"place {num_groups}", Case(gate.place_kernel, tokens, 4, 1)
+    yield f"gate {num_groups}", Case(gate.gate_kernel, scores, num_warps, num_stages)
+    yield f"claim {num_groups}", Case(gate.claim_kernel, tokens | {"BY_SCORE": True}, num_warps, 1)
+    yield (
+        f"scan {num_groups}",
+        Case(gate.scan_kernel, groups | {"BLOCK_TILES": gate.BLOCK_TILES}, num_warps, 1),
+    )
+    yield f"place {num_groups}", Case(gate.place_kernel, tokens, num_warps, 1)
 
 
 def cases(architecture: str, dtype: str) -> dict[str, Case]:
