@@ -5,10 +5,12 @@ ServeError
 │   ├── UrlNotAllowed     400  an image given by URL, and no allow-list admits its host
 │   └── BrokenImage       400  an allowed image format whose bytes do not decode
 ├── Unauthorized          401  no key, or not one of ours
+├── Forbidden             403  not with this key, or not outside the model root
 ├── NotFound              404  no such route, model, collection or item
 ├── MethodNotAllowed      405  the route exists, not with this method
 ├── RequestTooSlow        408  the head or the body does not arrive in time
-├── SpaceConflict         409  a collection's vectors and the model's are of different spaces
+├── Conflict              409  what is asked for does not go with what is served
+│   └── SpaceConflict     409  a collection's vectors and the model's are of different spaces
 ├── PayloadTooLarge       413  a body, image, text or request that could never fit
 ├── UrlTooLong            414  the request line's address
 ├── UnsupportedImage      415  not an image of an allowed format
@@ -91,6 +93,14 @@ class Unauthorized(ServeError):
     grpc_code = "UNAUTHENTICATED"
 
 
+class Forbidden(ServeError):
+    """Not with this key, or not outside the model root."""
+
+    status = 403
+    code = "forbidden"
+    grpc_code = "PERMISSION_DENIED"
+
+
 class NotFound(ServeError):
     """No such route, model, collection or item; `code` says which."""
 
@@ -115,12 +125,18 @@ class RequestTooSlow(ServeError):
     grpc_code = "DEADLINE_EXCEEDED"
 
 
-class SpaceConflict(ServeError):
-    """A collection's vectors and the model's lie in different spaces."""
+class Conflict(ServeError):
+    """What is asked for does not go with what is served; `code` says why."""
 
     status = 409
-    code = "space_conflict"
+    code = "conflict"
     grpc_code = "FAILED_PRECONDITION"
+
+
+class SpaceConflict(Conflict):
+    """A collection's vectors and the model's lie in different spaces."""
+
+    code = "space_conflict"
 
 
 class PayloadTooLarge(ServeError):

@@ -7,17 +7,20 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from vlmoe_serve.access import Access
+from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
 from vlmoe_serve.http_collections import collection_routes
 from vlmoe_serve.http_errors import install_error_handlers
 from vlmoe_serve.http_exchange import Exchange
 from vlmoe_serve.http_gate import Gate
 from vlmoe_serve.http_limits import BodyLimit
+from vlmoe_serve.http_models import model_routes
 from vlmoe_serve.http_open_inference import open_inference_routes
 from vlmoe_serve.http_open_inference_body import InferBody
 from vlmoe_serve.http_openai import OPENAI_SCHEMAS, openai_routes
 from vlmoe_serve.http_system import system_routes
 from vlmoe_serve.http_tasks import task_routes
+from vlmoe_serve.model_admin import LoadRequest, ModelAdmin
 from vlmoe_serve.openapi import install_openapi
 from vlmoe_serve.service import Service
 from vlmoe_serve.tasks import TASKS
@@ -30,8 +33,15 @@ Errors are `{"error": {"code", "message", "param"}}`; below `/v2`, the Open Infe
 """
 
 
-def create_app(service: Service, access: Access, *, max_body_bytes: int) -> ASGIApp:
-    """Everything that answers HTTP."""
+def create_app(
+    service: Service,
+    access: Access,
+    *,
+    max_body_bytes: int,
+    admin: ModelAdmin | None = None,
+    admin_keys: AdminKeys | None = None,
+) -> ASGIApp:
+    """Everything that answers HTTP; without `admin` and its keys the models stay as they are."""
     app = FastAPI(
         title="vlmoe",
         version="0.1.0",
@@ -45,9 +55,13 @@ def create_app(service: Service, access: Access, *, max_body_bytes: int) -> ASGI
     app.include_router(collection_routes(service))
     app.include_router(openai_routes(service))
     app.include_router(system_routes(service))
+    if admin is not None and admin_keys is not None:
+        app.include_router(model_routes(admin, admin_keys))
     app.include_router(open_inference_routes(service, app.version))
     bodies = [schema for task in TASKS.values() for schema in (task.request, task.batch)]
     install_openapi(
-        app, [*bodies, PutCollectionRequest, UpsertRequest, InferBody, *OPENAI_SCHEMAS], keys=bool(access)
+        app,
+        [*bodies, PutCollectionRequest, UpsertRequest, LoadRequest, InferBody, *OPENAI_SCHEMAS],
+        keys=bool(access),
     )
     return Exchange(BodyLimit(Gate(app, service, access), max_body_bytes), service.metrics)

@@ -1,6 +1,7 @@
 """Who may come in, decided before a byte of the body is read: draining, then keys, then each key's share."""
 
 import contextlib
+import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +14,8 @@ from vlmoe_serve.service import Service
 # probes and the page's own files; everything else wants a key where keys are configured
 _OPEN = frozenset({"/", "/healthz", "/readyz"})
 _OPEN_BELOW = "/page/"
+# these ask for another key themselves
+_ADMINS = re.compile(r"/v1/models/[^/]+/(load|unload)")
 # answered to the last, so that probes and scrapes see the drain
 _UNTIL_THE_END = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
@@ -42,7 +45,7 @@ class Gate:
         path = scope["path"]
         if self._service.draining and path not in _UNTIL_THE_END:
             raise ShuttingDown("the server is shutting down")
-        if path not in _OPEN and not path.startswith(_OPEN_BELOW):
+        if not (path in _OPEN or path.startswith(_OPEN_BELOW) or _ADMINS.fullmatch(path)):
             key = self._access.check(shown_key(Headers(scope=scope).get))
             if path not in _UNTIL_THE_END:
                 held.enter_context(self._access.one(key))

@@ -19,6 +19,7 @@ from typing import Any
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
 from vlmoe_serve.access import Access
+from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.batcher import Batcher, BatcherOptions
 from vlmoe_serve.cores import num_cores
@@ -32,6 +33,7 @@ from vlmoe_serve.http_connection import ConnectionLimits
 from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
 from vlmoe_serve.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.model_admin import ModelAdmin
 from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import ANY_PORT, Options
@@ -65,15 +67,18 @@ async def serve(options: Options) -> None:
         raise UsageError("--max-key-concurrency and --max-key-rate need --api-key-file")
     tls = Tls.given(options.tls_cert, options.tls_key, options.tls_client_ca)
     context = None if tls is None else tls.context()
+    admin_keys = ApiKeys.load(options.admin_key_file)
     metrics = Metrics()
     access = Access(keys, shares, metrics)
-    watched = []
-    if keys.path is not None:
-        watched.append(Watched((keys.path,), keys.reload))
+    watched = [Watched((each.path,), each.reload) for each in (keys, admin_keys) if each.path is not None]
     if tls is not None and context is not None:
         watched.append(Watched(tls.files, partial(tls.renew, context)))
+
+    def open_model(name: str, path: str) -> ServedModel:
+        return _open_model(options, name, path, metrics)
+
     try:
-        models = Models([_open_model(options, choice.name, choice.path, metrics) for choice in options.model])
+        models = [open_model(choice.name, choice.path) for choice in options.model]
         listener = listen(options.host, options.port)
     except (CheckpointError, ListenError) as error:
         raise StartError(str(error)) from error
@@ -85,7 +90,7 @@ async def serve(options: Options) -> None:
         encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
         limits = Limits(max_image_pixels=options.max_image_pixels)
         service = Service(
-            models,
+            Models(models),
             collections,
             encode_pool,
             limits,
@@ -95,9 +100,18 @@ async def serve(options: Options) -> None:
                 options.allow_url_host, max_bytes=options.max_body_bytes, on_fetched=metrics.on_fetched
             ),
         )
+        # whoever holds a model keeps its engine
+        models.clear()
         _watch(service)
+        admin = ModelAdmin(service, open_model, options.model_root)
         server = HttpServer(
-            create_app(service, access, max_body_bytes=options.max_body_bytes),
+            create_app(
+                service,
+                access,
+                max_body_bytes=options.max_body_bytes,
+                admin=admin,
+                admin_keys=AdminKeys(admin_keys, keys),
+            ),
             tls=context,
             limits=ConnectionLimits(options.max_connections, on_refusal=metrics.on_connection_refused),
         )
@@ -109,6 +123,7 @@ async def serve(options: Options) -> None:
             await _live(service, server, listener, grpc_server, options.drain_s, watched)
         finally:
             await _stop_engines(service)
+            await admin.close()
             encode_pool.close()
             collections.close()
 
@@ -144,25 +159,24 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
 
 
 def _watch(service: Service) -> None:
-    models = list(service.models)
     watch = service.metrics.watch
     watch(
         "queue_depth",
         "Inputs that wait for a batch.",
         "model",
-        lambda: {m.name: m.batcher.num_waiting for m in models},
+        lambda: {m.name: m.batcher.num_waiting for m in service.models},
     )
     watch(
         "predicted_wait_seconds",
         "How long an input of the normal class that came now would wait for its batch.",
         "model",
-        lambda: {m.name: m.batcher.wait_ms() / 1000 for m in models},
+        lambda: {m.name: m.batcher.wait_ms() / 1000 for m in service.models},
     )
     watch(
         "engine_up",
         "1 while the engine process is up.",
         "model",
-        lambda: {m.name: m.batcher.alive for m in models},
+        lambda: {m.name: m.batcher.alive for m in service.models},
     )
     service.metrics.watch_caches(
         lambda: {"images": service.pictures.stats, "embeddings": service.embeddings.stats}

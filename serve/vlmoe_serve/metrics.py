@@ -142,6 +142,11 @@ class Metrics:
         for why in get_args(Drop):
             self._drops.labels(name, why)
 
+    def on_model_gone(self, name: str, info: EngineInfo) -> None:
+        """A model is not served any more, or not this one."""
+        self._model_info.remove(name, info.model_id, info.space_id or "", info.dtype, info.device)
+        self._parameters.remove(name)
+
     def observer(self, model: str) -> "ModelObserver":
         """What a model's batcher reports to."""
         return ModelObserver(self, model)

@@ -11,7 +11,7 @@ from vlmoe_serve.engine.protocol import EngineInfo
 from vlmoe_serve.errors import InvalidField, NotFound
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedModel:
     """One checkpoint with the engine that runs it."""
 
@@ -40,13 +40,25 @@ class ServedModel:
 
 
 class Models:
-    """All served models, in the order they were given."""
+    """All served models, in the order they were given. A change makes another value of this class."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
+
+    def get(self, name: str) -> ServedModel | None:
+        """The model of that name, if there is one."""
+        return self._models.get(name)
+
+    def with_model(self, model: ServedModel) -> "Models":
+        """These, with one more, or in the place of the one of its name."""
+        return Models(list({**self._models, model.name: model}.values()))
+
+    def without(self, name: str) -> "Models":
+        """These without the one of that name."""
+        return Models([model for model in self if model.name != name])
 
     def named(self, name: str) -> ServedModel:
         """The model of that name.

@@ -108,12 +108,14 @@ async def infer(service: Service, request: InferRequest, call: Call) -> InferAns
     options = _options(request.parameters, found)
     tensors = _checked_inputs(request, found, service.limits.max_inputs)
     task = TASKS[found.task_name]
+    # one model for all items, also when another takes its place meanwhile
+    desk = service.desk(call, Models([found.model]))
 
     async def one(position: int) -> Result:
         try:
             fields = {FIELDS[tensor.name]: _element(tensor, position) for tensor in tensors}
             checked = check(task.request, {**options, **fields, "model": found.model.name})
-            return await service.guarded(lambda: task.run(checked, service.desk(call)), call)
+            return await service.guarded(lambda: task.run(checked, desk), call)
         except ServeError as error:
             _locate(error, position)
             raise

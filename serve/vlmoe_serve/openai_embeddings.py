@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from vlmoe_serve.answers import EmbedAnswer, Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.errors import InvalidField, ServeError
+from vlmoe_serve.models import Models
 from vlmoe_serve.schemas import EmbedRequest, Image, ModelName, Strict, Text
 from vlmoe_serve.service import Service
 from vlmoe_serve.tasks import TASKS
@@ -109,12 +110,14 @@ async def embeddings(service: Service, body: object, call: Call) -> OpenAIEmbedd
             param="dimensions",
         )
     task = TASKS["embed"]
+    # one model for all inputs, also when another takes its place meanwhile
+    desk = service.desk(call, Models([model]))
 
     async def one(position: int) -> EmbedAnswer:
         prefix = f"input.{position}." if is_list else "input."
         checked = check(EmbedRequest, {**fields[position], "model": model.name}, prefix=prefix)
         try:
-            answer = await service.guarded(lambda: task.run(checked, service.desk(call)), call)
+            answer = await service.guarded(lambda: task.run(checked, desk), call)
         except ServeError as error:
             if error.param is not None:
                 error.param = prefix + error.param

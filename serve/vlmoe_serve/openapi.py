@@ -12,8 +12,9 @@ _REF = "#/components/schemas/{model}"
 _STATUSES = {
     400: "Malformed, or an image that does not decode.",
     401: "No valid key.",
+    403: "Not with this key.",
     404: "No such model, collection or item.",
-    409: "Embeddings of another space.",
+    409: "Embeddings of another space, or a change that does not go with what is served.",
     413: "Too large.",
     415: "Not an image of an allowed format.",
     422: "Not what the schema says.",

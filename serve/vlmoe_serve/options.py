@@ -172,6 +172,14 @@ class Options:
             shown="none",
         ),
     ] = ()
+    model_root: Annotated[
+        Path | None,
+        Option(_path, "DIR", "models may be loaded from below it at run time", shown="none"),
+    ] = None
+    admin_key_file: Annotated[
+        Path | None,
+        Option(_path, "FILE", "keys of those who may load and unload models, one a line", shown="none"),
+    ] = None
     max_image_pixels: Annotated[int, Option(_whole(1, 2_000_000_000), "N", "largest image, in pixels")] = (
         64_000_000
     )

@@ -219,9 +219,9 @@ class Service:
                 self.embeddings.put(keys[position], output)
         return Computed(jobs, [output for output in outputs if output is not None])
 
-    def desk(self, call: Call) -> "CallDesk":
-        """What a task works with during a call."""
-        return CallDesk(self, call)
+    def desk(self, call: Call, models: Models | None = None) -> "CallDesk":
+        """What a task works with during a call; with `models` it chooses from those, whatever changes meanwhile."""
+        return CallDesk(self, call, models or self.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +230,7 @@ class CallDesk:
 
     service: Service
     call: Call
-
-    @property
-    def models(self) -> Models:
-        """The served models."""
-        return self.service.models
+    models: Models
 
     @property
     def collections(self) -> Collections:
