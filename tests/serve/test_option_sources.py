@@ -16,6 +16,8 @@ OTHER = {
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),
+    "model_root": ("models", Path("models")),
+    "admin_key_file": ("admins", Path("admins")),
     "tls_cert": ("/tmp/c", Path("/tmp/c")),
     "tls_key": ("/tmp/c", Path("/tmp/c")),
     "tls_client_ca": ("/tmp/c", Path("/tmp/c")),
