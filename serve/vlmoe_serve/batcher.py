@@ -1,6 +1,6 @@
 """The door to an engine: admission, deadlines, cancellation, life and death.
 
-    submit -> admit -> Dispatcher (queue -> batch -> engine) -> Outcome
+    submit -> Dispatcher (Schedule -> batch -> engine) -> Outcome
 
 There is no fixed wait: a batch leaves an idle engine's queue at once, unless waiting for one more pays (`release.py`).
 While one batch runs, the next is cut as late as it can be without the engine waiting for it, so that late and urgent
@@ -22,6 +22,7 @@ from vlmoe_serve.engine.protocol import EngineInfo
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
 from vlmoe_serve.errors import DeadlineExceeded, EngineUnavailable, Overloaded, ServeError, ShuttingDown
 from vlmoe_serve.observer import Drop, Observer, SilentObserver
+from vlmoe_serve.schedule import Schedule
 from vlmoe_serve.ticket import Outcome, Priority, Ticket, Work
 
 # A retry sooner than this would meet the same queue.
@@ -63,9 +64,8 @@ class Batcher:
         self._max_queue_ms = options.max_queue_ms
         self._observer = observer or SilentObserver()
         self._supervisor = Supervisor(factory, engine, supervisor, self._observer.on_restart)
-        self._dispatcher = Dispatcher(
-            self._supervisor, options.max_batch_ms, options.max_batch_tokens, self._observer
-        )
+        self._schedule = Schedule(options.max_batch_ms, options.max_batch_tokens)
+        self._dispatcher = Dispatcher(self._supervisor, self._schedule, self._observer)
         self._ids = itertools.count()
         self._open: dict[int, Entry] = {}
         self._is_empty = asyncio.Event()
@@ -79,7 +79,7 @@ class Batcher:
             EngineStartError: it cannot, with the reason in one line.
         """
         info = await self._supervisor.start()
-        self._dispatcher.estimator = Estimator(info.samples)
+        self._schedule.estimator = Estimator(info.samples)
         return info
 
     async def submit(
@@ -109,7 +109,7 @@ class Batcher:
         self._check_open(now_s, deadline_s)
         parts = self._parts(jobs)
         if not admitted:
-            self._check_wait(now_s, self.wait_ms(priority, deadline_s), deadline_s, self.cost_ms(parts[0][1]))
+            self._check_wait(now_s, priority, deadline_s, own_ms=self.cost_ms(parts[0][1]))
         entries = [self._enter(part, now_s, priority, deadline_s) for part in parts]
         timer = None
         if deadline_s is not None:
@@ -168,20 +168,20 @@ class Batcher:
     @property
     def num_waiting(self) -> int:
         """Tickets in the queue, not counting those in a batch."""
-        return len(self._dispatcher.pending)
+        return len(self._schedule.pending)
 
     def wait_ms(self, priority: Priority = "normal", deadline_s: float | None = None) -> float:
         """Predicted wait of a newcomer of this class and deadline."""
-        return self._dispatcher.wait_ms(priority, deadline_s)
+        return self._schedule.wait_ms(time.monotonic(), priority, deadline_s)
 
     def cost_ms(self, work: Work) -> float:
         """Predicted time of a batch of this work."""
-        return self._dispatcher.estimator.model.batch_ms(work)
+        return self._schedule.estimator.model.batch_ms(work)
 
     def share_ms(self, jobs: Sequence[Job]) -> float:
         """By how much jobs make the queue longer."""
         work = sum((Work.of(job, self.info.facts.patch_size) for job in jobs), Work())
-        return self._dispatcher.estimator.model.marginal_ms(work)
+        return self._schedule.estimator.model.marginal_ms(work)
 
     def check_admission(
         self,
@@ -206,8 +206,9 @@ class Batcher:
         """
         now_s = time.monotonic()
         self._check_open(now_s, deadline_s)
-        wait_ms = max(upstream_ms, self.wait_ms(priority, deadline_s) + ahead_ms)
-        self._check_wait(now_s, wait_ms, deadline_s, own_ms)
+        self._check_wait(
+            now_s, priority, deadline_s, ahead_ms=ahead_ms, upstream_ms=upstream_ms, own_ms=own_ms
+        )
 
     def _check_open(self, now_s: float, deadline_s: float | None) -> None:
         if self._stopping:
@@ -218,22 +219,21 @@ class Batcher:
             self._observer.on_drop("expired")
             raise DeadlineExceeded("the deadline had passed before the request was queued")
 
-    def _check_wait(self, now_s: float, wait_ms: float, deadline_s: float | None, own_ms: float) -> None:
-        limit_ms = self._max_queue_ms
-        if deadline_s is not None:
-            # Whoever cannot be served in time is told at once, and costs nothing. Where even an idle engine would
-            # be too slow it is no matter of load.
-            left_ms = 1000 * (deadline_s - now_s)
-            limit_ms = min(limit_ms, left_ms - own_ms if left_ms > own_ms else left_ms)
-        if wait_ms > limit_ms:
+    def _check_wait(
+        self, now_s: float, priority: Priority, deadline_s: float | None, **known_ms: float
+    ) -> None:
+        wait_ms, excess_ms = self._schedule.excess_ms(
+            now_s, priority, deadline_s, self._max_queue_ms, **known_ms
+        )
+        if excess_ms > 0:
             self._observer.on_drop("overloaded")
             raise Overloaded(
-                f"the predicted wait is {wait_ms:.0f} ms, at most {limit_ms:.0f} ms are allowed",
-                retry_after_s=max(_MIN_RETRY_S, (wait_ms - limit_ms) / 1000),
+                f"the predicted wait is {wait_ms:.0f} ms, at most {wait_ms - excess_ms:.0f} ms are allowed",
+                retry_after_s=max(_MIN_RETRY_S, excess_ms / 1000),
             )
 
     def _parts(self, jobs: Sequence[Job]) -> list[tuple[tuple[Job, ...], Work]]:
-        patch_size, budget = self.info.facts.patch_size, self._dispatcher.budget
+        patch_size, budget = self.info.facts.patch_size, self._schedule.budget
         parts: list[tuple[tuple[Job, ...], Work]] = []
         start, total = 0, Work()
         for position, job in enumerate(jobs):

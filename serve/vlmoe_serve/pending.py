@@ -8,7 +8,9 @@ for what is left of a batch is passed over, not waited for; at the head of the o
 
 No batch grows past the deadline of a ticket in it, and a ticket that cannot be answered in time, even by a batch of its
 own, is not computed at all: it is dropped with the expired ones. If that would leave nothing to do, the most urgent of
-them is tried, since the prediction may be wrong.
+them is tried, since the prediction may be wrong. Where more waits than one batch holds, a ticket whose deadline would
+force a batch so small that most of it is fixed cost is dropped too: saving it would cost the others theirs, and one
+small batch after the other is how a queue by deadlines collapses under overload.
 """
 
 import heapq
@@ -25,6 +27,8 @@ PATIENCE_S = 10.0
 AGEING_S = 2.0
 # How many tickets that do not fit a cut may pass over before it is content with what it has.
 _MAX_PASSED = 32
+# A batch of so many fixed costs is efficient enough: seven eighths of it are work.
+_EFFICIENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ class Budget:
     cost: CostModel
     max_ms: float
     max_tokens: int
+
+    @property
+    def efficient_ms(self) -> float:
+        """How long a batch must be to be worth its fixed cost."""
+        return min(_EFFICIENT * self.cost.fixed_ms, self.max_ms)
 
     def allows(self, work: Work, within_ms: float = math.inf) -> bool:
         """Whether a batch of this work stays inside, and is done within so many milliseconds."""
@@ -114,6 +123,7 @@ class Pending:
         """
         start_s = now_s if start_s is None else max(now_s, start_s)
         self._age(now_s)
+        least_ms = 0.0 if budget.allows(self.work) else budget.efficient_ms
         taken: list[Ticket] = []
         expired: list[Ticket] = []
         late: list[tuple[list[_Entry], _Entry]] = []
@@ -129,7 +139,7 @@ class Pending:
                 within_ms = min(room_ms, left_ms)
                 if ticket.deadline_s is not None and ticket.deadline_s <= now_s:
                     expired.append(ticket)
-                elif budget.cost.batch_ms(ticket.work) > left_ms:
+                elif max(budget.cost.batch_ms(ticket.work), least_ms) > left_ms:
                     late.append((heap, entry))
                     continue
                 elif not taken or budget.allows(total + ticket.work, within_ms):

@@ -49,9 +49,11 @@ def ids(found: tuple[Ticket, ...]) -> list[int]:
     return [one.id for one in found]
 
 
-def cannot_be_kept(one: Ticket, start_s: float) -> bool:
+def cannot_be_kept(one: Ticket, start_s: float, waiting: Work) -> bool:
+    """By a batch of its own, or, where more waits than one batch holds, by one that is worth its fixed cost."""
     assert one.deadline_s is not None
-    return start_s + BUDGET.cost.batch_ms(one.work) / 1000 > one.deadline_s
+    least_ms = 0.0 if BUDGET.allows(waiting) else BUDGET.efficient_ms
+    return start_s + max(BUDGET.cost.batch_ms(one.work), least_ms) / 1000 > one.deadline_s
 
 
 @given(tickets, st.sets(st.integers(0, 39)), st.lists(st.floats(0, 5), min_size=1, max_size=5))
@@ -67,13 +69,13 @@ def test_every_ticket_comes_out_exactly_once(
     while len(pending):
         now_s += steps[round_number % len(steps)]
         round_number += 1
-        before = len(pending)
+        before, work = len(pending), pending.work
         cut = pending.cut(now_s, BUDGET)
         assert not gone.intersection(ids(cut.tickets)), "a cancelled ticket was cut"
         assert all(one.deadline_s is None or one.deadline_s > now_s for one in cut.tickets), (
             "an expired one was cut"
         )
-        assert all(one.deadline_s is not None and cannot_be_kept(one, now_s) for one in cut.expired)
+        assert all(cannot_be_kept(one, now_s, work) for one in cut.expired)
         assert cut.work == sum((one.work for one in cut.tickets), Work())
         assert BUDGET.allows(cut.work) or len(cut.tickets) == 1
         out.update(ids(cut.tickets + cut.expired))
@@ -88,7 +90,8 @@ def test_the_first_of_a_cut_is_the_most_urgent_that_can_be_served(
 ) -> None:
     young = [dataclasses.replace(one, arrival_s=now_s) for one in waiting]
     alive = [one for one in young if one.deadline_s is None or one.deadline_s > now_s]
-    served = [one for one in alive if one.deadline_s is None or not cannot_be_kept(one, now_s)]
+    work = sum((one.work for one in young), Work())
+    served = [one for one in alive if one.deadline_s is None or not cannot_be_kept(one, now_s, work)]
 
     def urgency(one: Ticket) -> tuple[int, float]:
         due_s = now_s + PATIENCE_S if one.deadline_s is None else min(one.deadline_s, now_s + PATIENCE_S)
@@ -167,6 +170,16 @@ def test_what_cannot_be_answered_in_time_is_dropped_before_it_costs_anything() -
     pending = queue(ticket(0, 10, deadline_s=0.03), ticket(1, 10, deadline_s=0.05))
     cut = pending.cut(0.0, BUDGET, start_s=0.04)
     assert (ids(cut.tickets), ids(cut.expired)) == ([1], [0])
+
+
+def test_where_much_waits_no_batch_is_made_small_for_the_sake_of_one_deadline() -> None:
+    # 8 ms is efficient here; the first would have to be done in 4
+    urgent, others = ticket(0, 10, deadline_s=0.004), [ticket(number, 20) for number in range(1, 8)]
+    cut = queue(urgent, *others).cut(0.0, BUDGET)
+    assert (ids(cut.tickets), ids(cut.expired)) == ([1, 2, 3, 4], [0])
+    # where little waits there is time for a small one
+    cut = queue(urgent, *others[:2]).cut(0.0, BUDGET)
+    assert (ids(cut.tickets), ids(cut.expired)) == ([0, 1], [])
 
 
 def test_when_nobody_can_be_in_time_the_most_urgent_is_tried() -> None:
