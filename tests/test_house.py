@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import vlmoe_serve
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "vlmoe_kernels": ROOT / "kernels",
@@ -99,6 +101,7 @@ def test_the_command_says_the_version_of_the_project():
     vlmoe = Path(sys.executable).with_name("vlmoe")
     said = subprocess.run([vlmoe, "--version"], capture_output=True, text=True, check=True).stdout
     assert said == f"vlmoe {PYPROJECT['project']['version']}\n"
+    assert vlmoe_serve.__version__ == PYPROJECT["project"]["version"]
 
 
 def test_every_package_is_typed_and_nested():

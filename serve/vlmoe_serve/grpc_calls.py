@@ -12,6 +12,7 @@ from vlmoe_serve.call import Call
 from vlmoe_serve.collection_schemas import CollectionsAnswer, DeletedAnswer, ItemAnswer
 from vlmoe_serve.errors import InvalidField, MethodNotAllowed
 from vlmoe_serve.items import collection_answer, page, put_collection, upsert
+from vlmoe_serve.model_answers import ModelAnswer, models_answer
 from vlmoe_serve.service import Results, Service
 
 Fields = dict[str, Any]
@@ -22,7 +23,7 @@ _MAX_LIMIT = 1000
 class Rpc:
     """One method. admit: whether there is any point in reading the request; raises where there is not."""
 
-    run: Callable[[Service, Fields, Call], Awaitable[Result]]
+    run: Callable[[Service, Fields, Call], Awaitable[Result | Fields]]
     admit: Callable[[Service, Call], None]
 
 
@@ -41,7 +42,7 @@ def _started(run: Callable[[Service, Fields], Awaitable[Result]]) -> Rpc:
     )
 
 
-def _stored(run: Callable[[Service, Fields], Awaitable[Result]]) -> Rpc:
+def _stored(run: Callable[[Service, Fields], Awaitable[Result | Fields]]) -> Rpc:
     return Rpc(lambda service, fields, call: run(service, fields), lambda service, call: None)
 
 
@@ -96,6 +97,15 @@ async def _delete_item(service: Service, fields: Fields) -> Result:
     return DeletedAnswer()
 
 
+async def _list_models(service: Service, fields: Fields) -> Fields:
+    return {"data": [model_fields(model) for model in models_answer(service).data]}
+
+
+def model_fields(model: ModelAnswer) -> Fields:
+    """A model without what OpenAI's list has for form's sake."""
+    return model.model_dump(exclude={"object", "created", "owned_by"})
+
+
 def _name(fields: Fields, name: str) -> str:
     value = fields.get(name, "")
     if not value:
@@ -112,7 +122,7 @@ RPCS: Mapping[str, Rpc] = {
     "Classify": _task("classify"),
     "Embed": _task("embed"),
     "Retrieve": _task("retrieve"),
-    "Rerank": _missing("/rerank"),
+    "Rerank": _task("rerank"),
     "ExplainRouting": _missing("/explain/routing"),
     "PutCollection": _started(_put_collection),
     "GetCollection": _stored(_get_collection),
@@ -122,7 +132,7 @@ RPCS: Mapping[str, Rpc] = {
     "GetItem": _stored(_get_item),
     "ListItems": _stored(_list_items),
     "DeleteItem": _stored(_delete_item),
-    "ListModels": _missing("ListModels"),
+    "ListModels": _stored(_list_models),
     "LoadModel": _missing("/v1/models/{name}/load"),
     "UnloadModel": _missing("/v1/models/{name}/unload"),
 }

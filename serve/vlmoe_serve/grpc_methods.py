@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from vlmoe_client.proto.fields import fields_of, message_of
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2
+from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.errors import BadRequest, ServeError
 from vlmoe_serve.grpc_calls import RPCS, STREAMS, Fields, Rpc
@@ -51,7 +53,7 @@ def parse(kind: type[Message], content: bytes) -> Message:
         ) from None
 
 
-async def read(kind: type[Message], context: Context) -> Message:
+async def _read(kind: type[Message], context: Context) -> Message:
     """The one message of a unary call.
 
     Raises:
@@ -74,14 +76,29 @@ def request_fields(request: Message) -> Fields:
 
 
 def _unary(service: Service, method: MethodDescriptor, rpc: Rpc) -> Answer:
-    takes, gives = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    gives = GetMessageClass(method.output_type)
+
+    async def run(request: Message, call: Call) -> Message:
+        result = await rpc.run(service, request_fields(request), call)
+        return message_of(gives, _answer_fields(result))
+
+    return unary(method, lambda call: rpc.admit(service, call), run)
+
+
+def unary(
+    method: MethodDescriptor,
+    admit: Callable[[Call], None],
+    run: Callable[[Any, Call], Awaitable[Message]],
+) -> Answer:
+    """The handler of a unary method: admission, then its message, then its answer and where the time went."""
+    takes = GetMessageClass(method.input_type)
 
     async def answer(requests: object, context: Context) -> None:
         call = call_from(context)
-        rpc.admit(service, call)
-        result = await rpc.run(service, request_fields(await read(takes, context)), call)
+        admit(call)
+        response = await run(await _read(takes, context), call)
         context.set_trailing_metadata(timing_metadata(call))
-        await context.write(message_of(gives, result.model_dump()).SerializeToString())
+        await context.write(response.SerializeToString())
 
     return answer
 
@@ -96,7 +113,7 @@ def _stream(
         outcome: Fields = {}
         try:
             result = await rpc.run(service, request_fields(asked.request), call)
-            outcome["response"] = result.model_dump()
+            outcome["response"] = _answer_fields(result)
         except ServeError as error:
             outcome["error"] = error_body(error).model_dump()
         except Exception:
@@ -112,6 +129,10 @@ def _stream(
         context.set_trailing_metadata(timing_metadata(call))
 
     return answer_all
+
+
+def _answer_fields(result: Result | Fields) -> Fields:
+    return result.model_dump() if isinstance(result, Result) else result
 
 
 def _timings(call: Call) -> Fields | None:

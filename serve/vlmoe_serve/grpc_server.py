@@ -5,10 +5,13 @@ import asyncio
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from vlmoe_serve import __version__
 from vlmoe_serve.access import Access
 from vlmoe_serve.grpc_exchange import Exchange
 from vlmoe_serve.grpc_health import HEALTH, Health
 from vlmoe_serve.grpc_methods import SERVICE, vlmoe_handlers
+from vlmoe_serve.grpc_open_inference import SERVICE as OPEN_INFERENCE
+from vlmoe_serve.grpc_open_inference import open_inference_handlers
 from vlmoe_serve.http_server import ListenError, listen
 from vlmoe_serve.service import Service
 from vlmoe_serve.tls import Tls
@@ -46,15 +49,16 @@ class GrpcServer:
             options=_options(max_body_bytes),
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
-        self._health = Health(service, (SERVICE.full_name,))
+        services = {
+            SERVICE.full_name: methods,
+            OPEN_INFERENCE.full_name: open_inference_handlers(service, __version__),
+        }
+        self._health = Health(service, tuple(services))
+        services[HEALTH] = self._health.handlers()
         self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(SERVICE.full_name, methods),
-                grpc.method_handlers_generic_handler(HEALTH, self._health.handlers()),
-            )
+            [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items()]
         )
-        names = (SERVICE.full_name, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self._server)
         self._host = f"[{host}]" if ":" in host else host
         # gRPC says why it cannot listen in its log only; asked first, the system says it in a sentence
         listen(host, port).close()

@@ -6,6 +6,7 @@ Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Fa
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from vlmoe_serve import __version__
 from vlmoe_serve.access import Access
 from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
@@ -44,7 +45,7 @@ def create_app(
     """Everything that answers HTTP; without `admin` and its keys the models stay as they are."""
     app = FastAPI(
         title="vlmoe",
-        version="0.1.0",
+        version=__version__,
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,

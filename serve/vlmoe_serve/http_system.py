@@ -7,13 +7,12 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from vlmoe_serve.answers import Result
 from vlmoe_serve.errors import EngineUnavailable, NotFound
 from vlmoe_serve.http_json import json_response
+from vlmoe_serve.model_answers import ModelAnswer, ModelsAnswer, model_answer, models_answer
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.openapi import errors
 from vlmoe_serve.service import Service
-from vlmoe_serve.tasks import TASKS
 
 _PAGE_FILES = {
     "index.html": "text/html; charset=utf-8",
@@ -30,26 +29,6 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-
-
-class ModelAnswer(Result):
-    """A served model, in the shape of OpenAI's list. state: loading, ready or restarting."""
-
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str = "vlmoe"
-    tasks: list[str]
-    model_id: str | None
-    space_id: str | None
-    state: str
-
-
-class ModelsAnswer(Result):
-    """All served models."""
-
-    object: str = "list"
-    data: list[ModelAnswer]
 
 
 def system_routes(service: Service) -> APIRouter:
@@ -75,12 +54,12 @@ def system_routes(service: Service) -> APIRouter:
     @router.get("/v1/models", responses={200: {"model": ModelsAnswer}, **errors()})
     async def list_models() -> Response:
         """The served models."""
-        return json_response(ModelsAnswer(data=[_model(service, model) for model in service.models]))
+        return json_response(models_answer(service))
 
     @router.get("/v1/models/{name}", responses={200: {"model": ModelAnswer}, **errors(404)})
     async def get_model(name: str) -> Response:
         """One served model."""
-        return json_response(_model(service, service.models.named(name)))
+        return json_response(model_answer(service, service.models.named(name)))
 
     @router.get("/", include_in_schema=False)
     async def index() -> Response:
@@ -119,15 +98,3 @@ def check_ready(service: Service, models: Iterable[ServedModel] | None = None) -
 def _file(name: str) -> Response:
     content = resources.files("vlmoe_serve").joinpath("page", name).read_bytes()
     return Response(content, media_type=_PAGE_FILES[name], headers=_PAGE_HEADERS)
-
-
-def _model(service: Service, model: ServedModel) -> ModelAnswer:
-    done = {head.task for head in model.config.heads}
-    info = model.batcher.info if service.started else None
-    return ModelAnswer(
-        id=model.name,
-        tasks=[name for name, task in TASKS.items() if done & set(task.head_tasks)],
-        model_id=None if info is None else info.model_id,
-        space_id=None if info is None else info.space_id,
-        state="loading" if info is None else "ready" if model.batcher.alive else "restarting",
-    )

@@ -38,8 +38,19 @@ def test_the_tasks_answer_as_over_http(stub, client, png, image):
     asked = {"image": image, "labels": ["a circle", "a cat"]}
     assert all_fields_of(zero_shot) == client.post("/classify", json=asked).json()
 
+    rerank = stub.Rerank(pb.RerankRequest(image=png(), texts=["a circle", "a cat"], top_n=1))
+    asked = {"image": image, "texts": ["a circle", "a cat"], "top_n": 1}
+    assert all_fields_of(rerank) == client.post("/rerank", json=asked).json()
+
     embed = stub.Embed(pb.EmbedRequest(text="a cat", model="tiny"))
     assert all_fields_of(embed) == client.post("/embed", json={"text": "a cat"}).json()
+
+
+def test_the_models(stub, client):
+    (model,) = stub.ListModels(pb.ListModelsRequest()).data
+    (listed,) = client.get("/v1/models").json()["data"]
+    assert all_fields_of(model).items() <= listed.items()
+    assert (model.id, model.state, "vqa" in model.tasks) == ("tiny", "ready", True)
 
 
 def test_a_picture_may_be_a_data_url_and_no_other(stub, image, refused, png):
@@ -189,6 +200,10 @@ def field(number, content):
 
 
 def test_what_is_not_there_yet_says_so(stub, refused):
-    for call, request in ((stub.Rerank, pb.RerankRequest()), (stub.LoadModel, pb.LoadModelRequest())):
+    for call, request in (
+        (stub.LoadModel, pb.LoadModelRequest()),
+        (stub.UnloadModel, pb.UnloadModelRequest()),
+        (stub.ExplainRouting, pb.ExplainRoutingRequest()),
+    ):
         found = refused(call, request)
         assert (found.code, found.reason) == ("UNIMPLEMENTED", "unimplemented")

@@ -26,7 +26,7 @@ def channel(server):
 
 def test_health_knows_the_server_and_its_services(channel):
     health = health_pb2_grpc.HealthStub(channel)
-    for name in ("", "vlmoe.v1.VLMoE"):
+    for name in ("", "vlmoe.v1.VLMoE", "inference.GRPCInferenceService"):
         assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="other"))
@@ -38,7 +38,9 @@ def test_health_knows_the_server_and_its_services(channel):
 
 def test_reflection_describes_every_method(channel):
     database = ProtoReflectionDescriptorDatabase(channel)
-    assert {"vlmoe.v1.VLMoE", "grpc.health.v1.Health"} <= set(database.get_services())
+    assert {"vlmoe.v1.VLMoE", "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(
+        database.get_services()
+    )
     service = DescriptorPool(database).FindServiceByName("vlmoe.v1.VLMoE")
     ours = pb.DESCRIPTOR.services_by_name["VLMoE"]
     assert {method.name for method in service.methods} == {method.name for method in ours.methods}
