@@ -136,7 +136,18 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             main = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-c", main, "--port", "0", "--threads", "1", *arguments],
+                    [
+                        sys.executable,
+                        "-c",
+                        main,
+                        "--port",
+                        "0",
+                        "--grpc-port",
+                        "0",
+                        "--threads",
+                        "1",
+                        *arguments,
+                    ],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "VLMOE_SERVE_DATA_DIR": str(tmp_path / "data")},

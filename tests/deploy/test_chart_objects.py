@@ -23,7 +23,10 @@ def test_the_defaults_are_a_deployment_a_service_and_a_question(render):
         (("replicaCount=2", "podDisruptionBudget.enabled=false"), set()),
         (("networkPolicy.enabled=true",), {"NetworkPolicy/r1-vlmoe"}),
         (('ingress={"enabled": true, "hosts": [{"host": "a.b"}]}',), {"Ingress/r1-vlmoe"}),
-        (('gateway={"enabled": true, "parentRefs": [{"name": "g"}]}',), {"HTTPRoute/r1-vlmoe"}),
+        (
+            ('gateway={"enabled": true, "parentRefs": [{"name": "g"}]}',),
+            {"HTTPRoute/r1-vlmoe", "GRPCRoute/r1-vlmoe"},
+        ),
         (('autoscaling.kind="hpa"',), {"HorizontalPodAutoscaler/r1-vlmoe"}),
         (
             ('autoscaling.kind="hpa"', "autoscaling.minReplicas=2"),

@@ -53,6 +53,8 @@ REFUSED = {
     ),
     "a key without keys": ('apiKeys.client={"name": "a", "key": "b"}', "existingSecret"),
     "half a key": ('apiKeys.existingSecret="s";apiKeys.client={"name": "a"}', "client"),
+    "loading without a key": ('modelLoading.claim={"name": "a"}', "who may"),
+    "a gRPC Ingress without gRPC": ("ingress.grpc=true;grpc.enabled=false", "grpc.enabled"),
     "a port there is none of": ("service.port=70000", "port"),
 }
 

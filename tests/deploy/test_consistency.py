@@ -81,7 +81,8 @@ def test_every_option_of_the_schema_is_the_servers():
 
 @pytest.mark.deploy
 def test_the_chart_can_set_every_option_or_sets_it_itself():
-    own = {"model", "host", "port", "data_dir", "api_key_file", "drain_s", "tls_cert", "tls_key"}
+    own = {"model", "host", "port", "data_dir", "api_key_file", "drain_s", "tls_cert", "tls_key", "grpc_port"}
+    own |= {"model_root", "admin_key_file"}
     # probes have no certificate to show
     own |= {"tls_client_ca"}
     assert {snake(name) for name in schema()["options"]["properties"]} | own == set(OPTIONS)
@@ -101,10 +102,12 @@ def test_the_server_takes_the_arguments_and_variables(render, container, case):
     options = parse_options(first["args"][1:], variables)
     assert first["args"][0] == "serve"
     assert options.host == "0.0.0.0"
-    assert {port["containerPort"] for port in first["ports"]} == {options.port}
+    assert {port["containerPort"] for port in first["ports"]} == {options.port, options.grpc_port} - {0}
     assert str(options.data_dir) in {mount["mountPath"] for mount in first["volumeMounts"]}
-    if options.api_key_file is not None:
-        assert str(options.api_key_file.parent) in {mount["mountPath"] for mount in first["volumeMounts"]}
+    folders = {mount["mountPath"] for mount in first["volumeMounts"]}
+    files = (options.api_key_file, options.admin_key_file, options.tls_cert, options.tls_key)
+    assert {str(file.parent) for file in files if file is not None} <= folders
+    assert options.model_root is None or str(options.model_root) in folders
 
 
 @pytest.mark.deploy
@@ -134,3 +137,23 @@ def test_probes_and_scrapes_ask_for_open_routes_of_the_server(render, container)
 def test_starting_may_take_as_long_as_the_server_gives_itself(render, container):
     probe = container(render())["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] > SupervisorOptions().start_timeout_s
+
+
+@pytest.mark.deploy
+def test_routes_name_services_that_the_server_has(render):
+    text = "".join(
+        path.read_text() for path in (*SERVER.glob("grpc_*.py"), *(ROOT / "clients").rglob("*_pb2*.py"))
+    )
+    rules = render("routes.yaml")["GRPCRoute/r1-vlmoe"]["spec"]["rules"]
+    for match in rules[0]["matches"]:
+        service = match["method"]["service"]
+        assert service in text or _standard(service), service
+
+
+def _standard(service):
+    """Services whose names come with grpcio's own packages."""
+    from grpc_health.v1 import health_pb2
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    known = (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
+    return service in {each.full_name for file in known for each in file.services_by_name.values()}

@@ -34,6 +34,12 @@
 {{- if and (not (kindIs "invalid" .Values.podDisruptionBudget.minAvailable)) (not (kindIs "invalid" .Values.podDisruptionBudget.maxUnavailable)) -}}
 {{- fail "podDisruptionBudget: give minAvailable or maxUnavailable, and set the other to null" -}}
 {{- end -}}
+{{- if ne (empty .Values.modelLoading.claim) (empty .Values.modelLoading.adminSecret) -}}
+{{- fail "modelLoading needs both claim and adminSecret: from where, and who may" -}}
+{{- end -}}
+{{- if and .Values.ingress.grpc (not .Values.grpc.enabled) -}}
+{{- fail "ingress.grpc needs grpc.enabled" -}}
+{{- end -}}
 {{- $names := list -}}
 {{- range .Values.models -}}
 {{- if has .name $names -}}

@@ -27,6 +27,8 @@
 - "0.0.0.0"
 - --port
 - "8000"
+- --grpc-port
+- {{ ternary "8001" "0" .Values.grpc.enabled | quote }}
 - --data-dir
 - /data
 - --drain-s
@@ -34,6 +36,12 @@
 {{- if .Values.apiKeys.existingSecret }}
 - --api-key-file
 - {{ printf "/keys/%s" .Values.apiKeys.key | quote }}
+{{- end }}
+{{- if .Values.modelLoading.claim }}
+- --model-root
+- /loadable
+- --admin-key-file
+- {{ printf "/admin/%s" .Values.modelLoading.adminKey | quote }}
 {{- end }}
 {{- if .Values.tls.existingSecret }}
 - --tls-cert
@@ -166,6 +174,11 @@ spec:
         - name: http
           containerPort: 8000
           protocol: TCP
+        {{- if .Values.grpc.enabled }}
+        - name: grpc
+          containerPort: 8001
+          protocol: TCP
+        {{- end }}
       startupProbe:
         httpGet:
           path: /readyz
@@ -230,6 +243,17 @@ spec:
           mountPath: /keys
           readOnly: true
         {{- end }}
+        {{- with .Values.modelLoading.claim }}
+        - name: loadable
+          mountPath: /loadable
+          {{- with .subPath }}
+          subPath: {{ . | quote }}
+          {{- end }}
+          readOnly: true
+        - name: admin
+          mountPath: /admin
+          readOnly: true
+        {{- end }}
         {{- if .Values.tls.existingSecret }}
         - name: tls
           mountPath: /tls
@@ -282,6 +306,16 @@ spec:
     - name: keys
       secret:
         secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
+    {{- if .Values.modelLoading.claim }}
+    - name: loadable
+      persistentVolumeClaim:
+        claimName: {{ .Values.modelLoading.claim.name }}
+        readOnly: true
+    - name: admin
+      secret:
+        secretName: {{ .Values.modelLoading.adminSecret }}
         defaultMode: 0440
     {{- end }}
     {{- with .Values.tls.existingSecret }}
