@@ -31,6 +31,9 @@ PROGRAMS: dict[str, Program] = {
     "train": Program("train a model by a recipe", "vlmoe_train.cli:run", "train", shared=True),
     "eval": Program("a checkpoint's test metrics", "vlmoe_train.cli:run", "train", shared=True),
     "data": Program("fetch and list the recipes' data", "vlmoe_train.cli:run", "train", shared=True),
+    "plan": Program(
+        "place experts on ranks, by what a server recorded", "vlmoe_serve.placement.cli:run", "plan"
+    ),
     "inspect": Program("what a checkpoint holds", "vlmoe_model.inspect:run", "model"),
 }
 

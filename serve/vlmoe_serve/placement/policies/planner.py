@@ -25,12 +25,12 @@ from vlmoe_serve.placement.step_time import DISPATCHES, layer_times
 
 # steps the search looks at: more would be slower and no better
 _MAX_STEPS = 128
-_GUARD_STEPS = 24
+_GUARD_STEPS = 40
 # Attempts by slots of a layer; what a search gains levels off there.
 _CHANGES_PER_SLOT = 40
 _MAX_CHANGES = 3200
-# Serving only one modality must not become slower than with EPLB, with this much to spare.
-_GUARD_LIMIT = 0.97
+# Serving only one modality must not become slower than with EPLB's placement and our dispatch, with this to spare.
+_GUARD_LIMIT = 0.98
 
 
 def planner(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
@@ -59,7 +59,7 @@ def planner_from(
 
     def one_layer(layer: int) -> Hosts:
         guards = [
-            Guard(counts, _GUARD_LIMIT * _uniform_us(counts, base.hosts_LXG[layer], costs, node_G))
+            Guard(counts, _GUARD_LIMIT * _mean_us(counts, base.hosts_LXG[layer], costs, node_G))
             for counts in (part.counts_LSXG[layer] for part in shifted)
             if counts.any()
         ]
@@ -86,6 +86,6 @@ def _shifted(load: StepLoad) -> list[StepLoad]:
     return [part.steps(spread(part.num_steps, _GUARD_STEPS)) for part in parts if part.num_steps]
 
 
-def _uniform_us(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> float:
-    busy, link, _ = layer_times(counts_SXG, hosts_XG, DISPATCHES["uniform"], costs, node_G)
+def _mean_us(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> float:
+    busy, link, _ = layer_times(counts_SXG, hosts_XG, DISPATCHES["counts"], costs, node_G)
     return float((busy.max(axis=1) + link).mean())

@@ -23,9 +23,9 @@ _TAIL_SHARE = 0.05
 _FINE = 2.0
 # how often a change starts at a rank in proportion to how often it is the slowest
 _AT_SLOWEST = 0.8
-# A change is first tried on every so manieth step, and dropped if it is worse there by more than this.
+# A change is first tried on every so manieth step, and dropped if it is worse there by more than this factor.
 _GLANCE = 4
-_HOPELESS = 1.005
+_HOPELESS = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

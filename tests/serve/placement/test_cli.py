@@ -1,0 +1,111 @@
+"""`vlmoe plan` from the command line to files and exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vlmoe_serve.placement.cli import run
+from vlmoe_serve.placement.placement import place, read_placement
+from vlmoe_serve.placement.synthetic import Synthetic, synthetic_meta, synthetic_rows
+from vlmoe_serve.placement.trace_format import COLUMNS, META
+
+SPEC = Synthetic(num_steps=18, tokens_per_step=1500, num_layers=1, num_experts=4, skew=1.2)
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trace")
+    rows = list(synthetic_rows(SPEC))
+    columns = {name: np.concatenate([getattr(each, name) for each in rows]) for name in COLUMNS}
+    pq.write_table(pa.table(columns), path / "a.parquet")
+    (path / META).write_text(synthetic_meta(SPEC).to_json())
+    return path
+
+
+def test_the_best_placement_is_written_and_then_stays(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, again = tmp_path / "placement.json", tmp_path / "again.json"
+    assert run(["--trace", str(trace), "--ranks", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {out}" in said
+    assert "against the linear placement" in said
+    assert read_placement(out).num_ranks == 2
+    command = ["--trace", str(trace), "--ranks", "2", "--current", str(out), "--out", str(again)]
+    assert run([*command, "--policy", json.loads(out.read_text())["policy"]]) == 0
+    assert "do not move" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_placement(again).slots_LGK, read_placement(out).slots_LGK)
+    assert json.loads(again.read_text())["policy"] == "unchanged"
+
+
+def test_an_evaluation_is_a_table_and_a_file(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.json"
+    assert (
+        run(["--trace", str(trace), "--ranks", "2", "--evaluate", "--seeds", "1", "--json", str(file)]) == 0
+    )
+    rows = json.loads(file.read_text())
+    assert {row["policy"] for row in rows} == {
+        "linear", "round_robin", "eplb", "lpt_risk", "affinity", "planner", "shard", "oracle",
+    }  # fmt: skip
+    assert "window later" in capsys.readouterr().out
+
+
+def test_a_size_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "size.json"
+    command = ["--trace", str(trace), "--size", "--rate", "1000", "--p99-ms", "50", "--json", str(file)]
+    assert run(command) == 0
+    assert "cheapest first:\n  1 " in capsys.readouterr().out
+    assert json.loads(file.read_text())[0]["devices"] == 1
+    assert run([*command, "--p99-ms", "0.000001"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ([], "required: --ranks"),
+        (["--ranks", "0"], "must be a whole number from 1 to 4096, got '0'"),
+        (["--ranks", "2", "--slots-per-rank", "3"], "need at least 4 slots a rank, got 3"),
+        (["--ranks", "2", "--policy", "oracle"], "policy oracle exists for --evaluate only"),
+        (["--ranks", "2", "--json", "x"], "--json goes with --evaluate or --size"),
+        (["--ranks", "2", "--evaluate", "--out", "x"], "--out writes a placement"),
+        (["--size", "--rate", "5"], "--size needs --rate and --p99-ms"),
+        (["--size", "--rate", "-5", "--p99-ms", "1"], "must be a positive number, got '-5'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(
+    trace: Path, capsys: pytest.CaptureFixture[str], more: list[str], complaint: str
+) -> None:
+    try:
+        code = run(["--trace", str(trace), *more])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--trace", "--costs", "--current"])
+def test_a_bad_file_is_one_line_and_1(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    command = {"--trace": str(trace), "--ranks": "2", option: str(tmp_path / "none")}
+    assert run([word for pair in command.items() for word in pair]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "none") in said
+    assert said.count("\n") == 1
+
+
+def test_a_placement_of_another_model_is_refused(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(place((7,), (1, 1), [[[0], [1]]], 1).to_json())
+    assert run(["--trace", str(trace), "--ranks", "2", "--current", str(path)]) == 1
+    assert "different models" in capsys.readouterr().err
