@@ -3,8 +3,8 @@
     .venv/bin/python serve/bench/record_trace.py --data data --out trace [--model demo] [--steps 360]
     .venv/bin/vlmoe plan --trace trace --ranks 4 --evaluate --json placement.json
 
-The pictures, questions and captions are real test rows. When which kind comes is made up: stretches of mostly questions,
-mostly captions, and mostly pictures take turns, as `placement/synthetic.py` does it.
+The pictures, questions and captions are real test rows. When which kind comes is made up: stretches of questions, of
+captions, and of pictures take turns, as in `placement/synthetic.py`.
 """
 
 import argparse
