@@ -1,11 +1,12 @@
 """Layers on CPU side by side: stock torch, oneDNN's packed weights, and the C++ kernels.
 
 All columns run the same rows and plan in turns, so that whatever else the machine does falls on all. Medians, and the
-distance between the quartiles as a share of the median. `roof` is the larger of (multiply-adds / the best rate of a
+distance between the quartiles as a share of the median. `--clock thread` counts the processor time of the one thread,
+for machines that are busy otherwise. `roof` is the larger of (multiply-adds / the best rate of a
 large product) and (bytes of the weights that are used / the best rate of reading), both measured first, in the same
 run; the last column is what the C++ kernels take as a multiple of it. Routing is uniform, one choice a token.
 
-    python kernels/bench/cpu_layers.py [--size base] [--tokens 1 40 197 1576 6304] [--threads 1] [--repeats 15]
+    python kernels/bench/cpu_layers.py [--size base] [--tokens 1 40 197 1576 6304] [--threads 1] [--clock wall]
 """
 
 import argparse
@@ -28,7 +29,10 @@ WARM_UP = 2
 # an image of 224 pixels
 SEQUENCE = 197
 
+CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}
+
 Op = Callable[[], Tensor]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +105,15 @@ def random_pool(experts: int, size: Size, dtype: torch.dtype) -> Pool:
     return Pool(w1, torch.zeros(experts, size.hidden).to(dtype), w2, torch.zeros(experts, size.dim).to(dtype))
 
 
-def interleaved_s(ops: Sequence[Op], repeats: int) -> list[list[float]]:
+def interleaved_s(ops: Sequence[Op], repeats: int, clock: Clock) -> list[list[float]]:
     """Seconds of every turn of each operation; all take one turn after the other."""
     times: list[list[float]] = [[] for _ in ops]
     for turn in range(repeats + WARM_UP):
         for op, spent in zip(ops, times, strict=True):
-            start_s = time.perf_counter()
+            start_s = clock()
             op()
             if turn >= WARM_UP:
-                spent.append(time.perf_counter() - start_s)
+                spent.append(clock() - start_s)
     return times
 
 
@@ -119,12 +123,12 @@ def spread(times: Sequence[float]) -> float:
     return (high - low) / middle
 
 
-def peaks(dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+def peaks(dtype: torch.dtype, repeats: int, clock: Clock) -> tuple[float, float]:
     """Multiply-adds and bytes a second: the best product in any column, and the best sum over 256 MB."""
     x_TD, weight = torch.randn(1024, 1024).to(dtype), torch.randn(2048, 1024).to(dtype)
     ops: list[Op] = [partial(backend(name).linear(weight, None), x_TD) for name in COLUMNS.values()]
     values = torch.ones(1 << 26)
-    *products, reads = interleaved_s([*ops, values.sum], repeats)
+    *products, reads = interleaved_s([*ops, values.sum], repeats, clock)
     rate = x_TD.shape[0] * weight.numel() / min(min(times) for times in products)
     return rate, values.nbytes / min(reads)
 
@@ -141,21 +145,26 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=["moe", "ffn", "qkv", "attn"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     options = parser.parse_args()
+    if options.clock == "thread" and options.threads != 1:
+        parser.error("the processor time of one thread says nothing of several")
+    clock = CLOCKS[options.clock]
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {options.threads} threads")
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(f"torch {torch.__version__}, {capability}, {options.threads} threads, {options.clock} clock")
     print(f"size {options.size}: {SIZES[options.size]}; milliseconds, median and spread")
     for name in options.dtypes:
         dtype = DTYPES[name]
-        rate, bandwidth = peaks(dtype, options.repeats)
+        rate, bandwidth = peaks(dtype, options.repeats, clock)
         print(f"{name}: {2e-9 * rate:.0f} GFLOP/s, {1e-9 * bandwidth:.1f} GB/s")
         print(f"{'layer':5} {'T':>5}", *(f"{column:>15}" for column in COLUMNS), f"{'roof':>9} {'ratio':>6}")
         for num_tokens in options.tokens:
             for case in cases(SIZES[options.size], num_tokens, dtype):
                 if case.name not in options.layers:
                     continue
-                times = interleaved_s(list(case.ops.values()), options.repeats)
+                times = interleaved_s(list(case.ops.values()), options.repeats, clock)
                 roof_s = max(case.multiply_adds / rate, case.num_bytes / bandwidth)
                 print(
                     f"{case.name:5} {num_tokens:5}",

@@ -2,66 +2,65 @@
 //
 // Every output is one chain of fused multiply-adds over k from 0 on, whatever the number of rows, the panel's width
 // and the number of threads: the bits of a row depend on the row and the weights alone.
+//
+// There are no prefetches: the next panel, or the same one further on, fetched while a tile is computed, was slower for
+// few rows and no faster for many.
 #pragma once
 
 #include "pack.h"
 
 constexpr int MAX_ROWS = 6;
 
-// out[r * PANEL + n] = sum over k of rows[r][k] * panel(k, n)
-template <int ROWS, int VECTORS>
-void tile(const float* const* rows, const float* panel, int64_t k, float* out) {
-  __m512 sum[ROWS][VECTORS] = {};
-  const float* row[ROWS];
-  std::copy(rows, rows + ROWS, row);
-  for (int64_t i = 0; i < k; ++i, panel += VECTORS * LANES) {
-    __m512 w[VECTORS];
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) w[v] = _mm512_loadu_ps(panel + v * LANES);
+// one step in k: `x(r)` is what row r brings to every lane
+template <int ROWS, int VECTORS, typename X>
+inline __attribute__((always_inline)) void step(const float* w, X x, __m512 (&sum)[ROWS][VECTORS]) {
 #pragma GCC unroll 6
-    for (int r = 0; r < ROWS; ++r) {
-      const __m512 x = _mm512_set1_ps(row[r][i]);
+  for (int r = 0; r < ROWS; ++r) {
+    const __m512 all = _mm512_set1_ps(x(r));
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_fmadd_ps(x, w[v], sum[r][v]);
-    }
+    for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_fmadd_ps(all, _mm512_loadu_ps(w + v * LANES), sum[r][v]);
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(out + r * PANEL + v * LANES, sum[r][v]);
 }
 
 #ifdef __AVX512BF16__
-template <int ROWS, int VECTORS>
-void tile(const bf16* const* rows, const bf16* panel, int64_t k, float* out) {
-  __m512 sum[ROWS][VECTORS] = {};
-  const bf16* row[ROWS];
-  std::copy(rows, rows + ROWS, row);
-  const auto step = [&](int64_t i, auto pair) __attribute__((always_inline)) {
-    __m512bh w[VECTORS];
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) w[v] = (__m512bh)_mm512_loadu_si512(panel + (i * VECTORS + v) * 2 * LANES);
+template <int ROWS, int VECTORS, typename X>
+inline __attribute__((always_inline)) void step(const bf16* w, X x, __m512 (&sum)[ROWS][VECTORS]) {
 #pragma GCC unroll 6
-    for (int r = 0; r < ROWS; ++r) {
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair(row[r] + 2 * i));
+  for (int r = 0; r < ROWS; ++r) {
+    const __m512bh all = (__m512bh)_mm512_set1_epi32(x(r));
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, w[v]);
-    }
-  };
-  for (int64_t i = 0; i < k / 2; ++i)
-    step(i, [](const bf16* x) {
-      int32_t pair;
-      std::memcpy(&pair, x, sizeof pair);
-      return pair;
-    });
+    for (int v = 0; v < VECTORS; ++v)
+      sum[r][v] = _mm512_dpbf16_ps(sum[r][v], all, (__m512bh)_mm512_loadu_si512(w + v * 2 * LANES));
+  }
+}
+#endif
+
+inline float unit(const float* x) { return *x; }
+
+inline int32_t unit(const bf16* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof pair);
+  return pair;
+}
+
+// out[r * PANEL + n] = sum over k of rows[r][k] * panel(k, n)
+template <int ROWS, int VECTORS, typename T>
+void tile(const T* const* rows, const T* panel, int64_t k, float* out) {
+  constexpr int64_t WIDTH = VECTORS * LANES * PER_UNIT<T>;
+  __m512 sum[ROWS][VECTORS] = {};
+  const T* row[ROWS];
+  std::copy(rows, rows + ROWS, row);
+  const int64_t whole = k / PER_UNIT<T>;
+  for (int64_t i = 0; i < whole; ++i, panel += WIDTH)
+    step<ROWS, VECTORS>(panel, [&](int r) { return unit(row[r] + i * PER_UNIT<T>); }, sum);
   // beyond an odd k lies another row, or nothing
-  if (k % 2) step(k / 2, [](const bf16* x) { return int32_t(*x); });
+  if constexpr (PER_UNIT<T> == 2)
+    if (k % 2) step<ROWS, VECTORS>(panel, [&](int r) { return int32_t(row[r][k - 1]); }, sum);
 #pragma GCC unroll 6
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(out + r * PANEL + v * LANES, sum[r][v]);
 }
-#endif
 
 template <typename T>
 using Tile = void (*)(const T* const*, const T*, int64_t, float*);
