@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from vlmoe_kernels.collectives.shared_memory import (
     SharedMemoryGroup,
@@ -18,6 +19,10 @@ from vlmoe_kernels.collectives.shared_memory import (
 
 # many servers run at once; each takes a port of its own for gRPC, as it does for HTTP
 os.environ.setdefault("VLMOE_SERVE_GRPC_PORT", "auto")
+
+# how long an example takes says nothing here: the machines are shared
+settings.register_profile("vlmoe", deadline=None)
+settings.load_profile("vlmoe")
 
 InGroup = Callable[..., list[Any]]
 

@@ -22,10 +22,12 @@ def test_it_measures_capacity_and_sends_multiples_of_it(tmp_path):
     assert [line.split("  ")[0] for line in lines[1:4]] == ["4 clients", "0.5 x", "3 x"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["0.5-x.csv", "0.5-x.svg", "3-x.csv", "3-x.svg", "4-clients.csv", "4-clients.svg"]
+    # the callers of the closed loop wait for their answers, so some of theirs come on the slowest machine
+    closed = read_csv(tmp_path / "out" / "4-clients.csv")
+    assert any(record.outcome == "ok" and record.forward_ms > 0 for record in closed)
     for name in ("0.5-x", "3-x"):
         records = read_csv(tmp_path / "out" / f"{name}.csv")
         assert {record.outcome for record in records} <= {"ok", "429", "504"}, "documented answers only"
-        assert any(record.outcome == "ok" and record.forward_ms > 0 for record in records)
 
 
 def test_only_plain_http_is_spoken():

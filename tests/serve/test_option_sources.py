@@ -12,6 +12,7 @@ OTHER = {
     "port": ("9000", 9000),
     "device": ("cpu", "cpu"),
     "dtype": ("bf16", "bf16"),
+    "grpc_port": ("9001", 9001),
     "ranks": ("2", 2),
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
@@ -29,6 +30,7 @@ OTHER = {
     "cache_mb": ("1.5", 1.5),
     "max_body_mb": ("0.5", 0.5),
     "max_queue_ms": ("50", 50.0),
+    "trace_routing": ("/tmp/t", Path("/tmp/t")),
     "log_format": ("json", "json"),
     "drain_s": ("1.5", 1.5),
 }
