@@ -13,18 +13,18 @@ _SMOOTHING = 0.1
 
 
 class EncodePool:
-    """A bounded pool that knows how long a newcomer would wait."""
+    """A bounded pool that knows how long a newcomer would wait, and how long one input takes (`mean_ms`)."""
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
-        self._mean_ms = 1.0
+        self.mean_ms = 1.0
         self._num_inside = 0
 
     @property
     def wait_ms(self) -> float:
         """Predicted wait of a newcomer."""
-        return max(0, self._num_inside - self._num_threads + 1) * self._mean_ms / self._num_threads
+        return max(0, self._num_inside - self._num_threads + 1) * self.mean_ms / self._num_threads
 
     async def run(self, work: Callable[[], T], deadline_s: float | None) -> T:
         """Run in a thread. Work that is cancelled or expired before its turn costs nothing.
@@ -44,7 +44,7 @@ class EncodePool:
             result, took_ms = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
         finally:
             self._num_inside -= 1
-        self._mean_ms += _SMOOTHING * (took_ms - self._mean_ms)
+        self.mean_ms += _SMOOTHING * (took_ms - self.mean_ms)
         return result
 
     def close(self) -> None:

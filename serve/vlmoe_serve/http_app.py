@@ -1,6 +1,7 @@
 """The HTTP door, put together.
 
-Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> FastAPI (routes, errors)
+Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Admission (overload) -> FastAPI (routes,
+errors)
 """
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from vlmoe_serve import __version__
 from vlmoe_serve.access import Access
 from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
+from vlmoe_serve.http_admission import Admission
 from vlmoe_serve.http_collections import collection_routes
 from vlmoe_serve.http_errors import install_error_handlers
 from vlmoe_serve.http_exchange import Exchange
@@ -65,4 +67,5 @@ def create_app(
         [*bodies, PutCollectionRequest, UpsertRequest, LoadRequest, InferBody, *OPENAI_SCHEMAS],
         keys=bool(access),
     )
-    return Exchange(BodyLimit(Gate(app, service, access), max_body_bytes), service.metrics)
+    admission = Admission(app, service, [*(f"/{name}" for name in TASKS), "/v1/embeddings"])
+    return Exchange(BodyLimit(Gate(admission, service, access), max_body_bytes), service.metrics)

@@ -17,6 +17,7 @@ _LISTS = frozenset({"labels", "images", "texts"})
 _JSON = frozenset({"filter"})
 _FLAGS = {"rerank": {"true": True, "false": False}}
 _MAX_PARTS = 1100
+_CALL = "vlmoe.call"
 _MAX_TIMEOUT_MS = 3_600_000
 
 
@@ -29,15 +30,20 @@ class Body:
 
 
 def call_from(request: Request) -> Call:
-    """The caller's deadline and priority.
+    """The request's call, with the caller's deadline and priority: always the same one for the same request.
 
     Raises:
         BadRequest: a header out of range.
     """
+    known: Call | None = request.scope.get(_CALL)
+    if known is not None:
+        return known
     timeout_ms = _timeout_ms(request.headers)
-    return Call.within(
+    call = Call.within(
         None if timeout_ms is None else timeout_ms / 1000, read_priority(request.headers.get("x-priority"))
     )
+    request.scope[_CALL] = call
+    return call
 
 
 async def read_body(request: Request, max_bytes: int) -> Body:

@@ -94,11 +94,14 @@ class Service:
     def admit(self, call: Call) -> None:
         """Whether there is any point in reading the body; if so the call takes a seat in the lobby.
 
-        Its first input, which is all that is known of it, is not refused any more for the length of the queue.
+        Its first input, which is all that is known of it, is not refused any more for the length of the queue. A call
+        that has its seat already is not asked again.
 
         Raises:
             ShuttingDown, Starting, Overloaded, DeadlineExceeded
         """
+        if call.seats:
+            return
         self.admit_started()
         refusals: list[Overloaded] = []
         for model in self.models:
@@ -116,7 +119,7 @@ class Service:
             call.deadline_s,
             ahead_ms=self.lobby.ahead_ms(call.priority, call.deadline_s),
             upstream_ms=self._encode_pool.wait_ms,
-            own_ms=model.batcher.cost_ms(Work()) + self.lobby.mean_ms,
+            own_ms=self._encode_pool.mean_ms + model.batcher.cost_ms(Work()) + self.lobby.mean_ms,
         )
         return self.lobby.enter(call.priority, call.deadline_s)
 
