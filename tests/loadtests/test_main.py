@@ -15,7 +15,17 @@ def run(*arguments):
 def test_it_measures_capacity_and_sends_multiples_of_it(tmp_path):
     done = run(
         *("--seconds", "2", "--clients", "4", "--multiple", "0.5", "3", "--mix", "text", "--deadline"),
-        *("--out", str(tmp_path / "out"), "--", "--data-dir", str(tmp_path / "data"), "--threads", "1"),
+        *(
+            "--out",
+            str(tmp_path / "out"),
+            "--",
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--threads",
+            "1",
+            "--cache-mb",
+            "0",
+        ),
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()

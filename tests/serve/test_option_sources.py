@@ -91,7 +91,7 @@ def test_variables_of_others_are_not_touched():
     [
         (["--prot", "1"], {}, None, "--prot"),
         (["--po", "1"], {}, None, "--po"),
-        (["--grpc-port", "1"], {}, None, "--grpc-port"),
+        (["--grpc-port", "70000"], {}, None, "--grpc-port"),
         (["--port", "70000"], {}, None, "0 to 65535, got '70000'"),
         (["--port", "-1"], {}, None, "--port"),
         (["--max-body-mb", "nan"], {}, None, "--max-body-mb: must be a number"),
