@@ -36,6 +36,7 @@ FLAGS = (
     # headers of some compilers warn of themselves
     "-w",
 )
+BF16_FLAGS = (*FLAGS, "-mavx512bf16")
 # what x86-64-v4 adds to what every processor of the last ten years has
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 BF16 = "avx512_bf16"
@@ -84,7 +85,19 @@ def build() -> Path:
     missing = AVX512 - cpu_flags()
     if missing:
         raise Unavailable(f"the processor lacks {', '.join(sorted(missing))}")
-    flags = (*FLAGS, "-mavx512bf16") if BF16 in cpu_flags() else FLAGS
+    return _build(BF16_FLAGS if BF16 in cpu_flags() else FLAGS)
+
+
+def build_all() -> list[Path]:
+    """The libraries for every processor that has one, whatever this one is: for images.
+
+    Raises:
+        Unavailable: no compiler, or a cache directory that cannot be used.
+    """
+    return [_build(FLAGS), _build(BF16_FLAGS)]
+
+
+def _build(flags: tuple[str, ...]) -> Path:
     directory = cache_directory()
     path = directory / f"vlmoe-kernels-{_key(flags)}.so"
     try:

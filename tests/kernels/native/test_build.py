@@ -89,6 +89,18 @@ def test_the_real_compiler_makes_a_library_that_loads(monkeypatch: pytest.Monkey
     assert ctypes.CDLL(str(path)).answer() == 42
 
 
+def test_an_image_gets_them_all_on_any_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "cpu_flags", lambda: frozenset())
+    paths = build.build_all()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = []
+    for flags in (AVX512, AVX512 | {"avx512_bf16"}):
+        monkeypatch.setattr(build, "cpu_flags", lambda flags=flags: flags)
+        found.append(build.build())
+    assert found == paths
+    assert num_compiled(tmp_path) == 2
+
+
 def test_the_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert stat.S_IMODE(build.build().parent.stat().st_mode) == 0o700
     monkeypatch.delenv("VLMOE_KERNELS_CACHE")
