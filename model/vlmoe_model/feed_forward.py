@@ -83,7 +83,9 @@ class FeedForward(nn.Module):
         return [routers.get(name) for name in self.pools]
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Give the weights up to a backend; inputs are cast to dtype from here on."""
+        """Give the weights up to a backend; inputs are cast to dtype from here on. Once: it may be in two networks."""
+        if self.op is not None:
+            return
         self.op_dtype = dtype
         routers = self._routers()
         by_score = {router.claims_by_score for router in routers if router is not None}

@@ -1,5 +1,6 @@
 """A checkpoint ready to answer: load once, then jobs in, arrays out."""
 
+import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.config import ModelConfig
+from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import Packed, pack
 from vlmoe_model.routing import Routing
+from vlmoe_model.sharing import Layer, adopt, sources_of
 
 Dtype = Literal["auto", "fp32", "bf16"]
 
@@ -51,6 +54,8 @@ class Runner:
         self.backend = backend_name
         # of the whole model, whatever part of it lies here
         self.num_parameters = count_parameters(directory.config)
+        # what other checkpoints of a family may use as theirs
+        self.layers: list[Layer] = []
         self._group = group
         self._network = network.eval().requires_grad_(False).to(device)
         network.pack(backend(backend_name), DTYPES[dtype])
@@ -65,6 +70,7 @@ class Runner:
         backend: str = "auto",
         threads: int | None = None,
         group: Group | None = None,
+        family: Sequence["Runner"] = (),
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
 
@@ -75,6 +81,7 @@ class Runner:
             backend: kernels by name, or `auto` for the best there are for the device.
             threads: CPU threads; None leaves torch's choice.
             group: ranks that share the experts; every one loads its own part and runs when the others do.
+            family: runners in this process; feed-forward layers that come from the same bytes as theirs are theirs.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
@@ -90,14 +97,25 @@ class Runner:
         with torch.device("meta"):
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        sources = sources_of(directory, network) if group is None else {}
+        made = (device, chosen, backend_name, dataclasses.replace(directory.config, heads=()))
+        adopted = adopt(network, sources, made, [layer for one in family for layer in one.layers])
         if group is None:
-            state = load_state(directory, expected=expected)
+            state = load_state(directory, expected=expected, skip=adopted)
         else:
             network.share_experts(group)
             state = load_state(directory, expected=expected, rank=group.rank, num_ranks=group.size)
         # popped, so that no tensor outlives its cast, or later its packed copy
-        network.load_state_dict({name: state.pop(name).float() for name in expected}, assign=True)
-        return cls(directory, network, device=device, dtype=chosen, backend_name=backend_name, group=group)
+        own = [name for name in expected if name in state]
+        network.load_state_dict(
+            {name: state.pop(name).float() for name in own}, assign=True, strict=not adopted
+        )
+        runner = cls(directory, network, device=device, dtype=chosen, backend_name=backend_name, group=group)
+        for name, source in sources.items():
+            module = network.get_submodule(name)
+            assert isinstance(module, FeedForward)
+            runner.layers.append(Layer(source, made, module))
+        return runner
 
     @property
     def logit_scale(self) -> float:

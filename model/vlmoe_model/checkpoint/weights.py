@@ -81,6 +81,7 @@ def load_state(
     expected: Mapping[str, tuple[int, ...]] | None = None,
     rank: int = 0,
     num_ranks: int = 1,
+    skip: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint; of the experts only one rank's equal, contiguous share.
 
@@ -92,6 +93,7 @@ def load_state(
         expected: names and whole shapes (all experts) that the network needs, or None for whatever is there.
         rank: whose share.
         num_ranks: how many ranks share the experts; must divide their number.
+        skip: modules whose tensors are checked and not read.
 
     Raises:
         CheckpointError: a tensor is missing, unknown or has the wrong shape, or a file has changed.
@@ -116,7 +118,9 @@ def load_state(
         for name in opened.tensors
         if num_ranks > 1 and is_expert(name, config)
     }
-    return {entry.name: tensor for entry, tensor in read_tensors(opened.tensors.values(), slices)}
+    skipped = tuple(f"{module}." for module in skip)
+    wanted = [entry for entry in opened.tensors.values() if not entry.name.startswith(skipped)]
+    return {entry.name: tensor for entry, tensor in read_tensors(wanted, slices)}
 
 
 def read_tensors(
