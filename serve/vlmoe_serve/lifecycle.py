@@ -24,8 +24,10 @@ from vlmoe_serve.api_keys import ApiKeys
 from vlmoe_serve.batcher import Batcher, BatcherOptions
 from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encode import EncodePool
+from vlmoe_serve.engine import FAMILY
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.family import Family, families
 from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.grpc_server import GrpcServer
 from vlmoe_serve.http_app import create_app
@@ -78,7 +80,7 @@ async def serve(options: Options) -> None:
         return _open_model(options, name, path, metrics)
 
     try:
-        models = [open_model(choice.name, choice.path) for choice in options.model]
+        models = _open_models(options, metrics)
         listener = listen(options.host, options.port)
     except (CheckpointError, ListenError) as error:
         raise StartError(str(error)) from error
@@ -136,6 +138,37 @@ def _grpc_server(options: Options, service: Service, access: Access, tls: Tls | 
         return GrpcServer(service, access, options.host, port, max_body_bytes=options.max_body_bytes, tls=tls)
     except ListenError as error:
         raise StartError(str(error)) from error
+
+
+def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
+    """Each with an engine of its own, but for those that share weights and can share one."""
+    names = [choice.name for choice in options.model]
+    if options.ranks > 1 or options.trace_routing is not None:
+        return [_open_model(options, choice.name, choice.path, metrics) for choice in options.model]
+    directories = [open_directory(choice.path) for choice in options.model]
+    models: dict[int, ServedModel] = {}
+    for positions in families(directories):
+        if len(positions) == 1:
+            (only,) = positions
+            models[only] = _open_model(options, names[only], options.model[only].path, metrics)
+            continue
+        first, *others = (directories[position].path for position in positions)
+        batcher = Batcher(
+            EngineOptions(
+                path=first,
+                siblings=tuple(others),
+                device=options.device,
+                dtype=options.dtype,
+                threads=options.threads,
+            ),
+            BatcherOptions(max_queue_ms=options.max_queue_ms),
+            observer=metrics.observer("+".join(names[position] for position in positions)),
+            factory=FAMILY,
+        )
+        for position, member in zip(positions, Family(batcher, len(positions)).members(), strict=True):
+            directory = directories[position]
+            models[position] = ServedModel(names[position], directory, directory.processor(), member)
+    return [models[position] for position in range(len(names))]
 
 
 def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> ServedModel:

@@ -22,6 +22,7 @@ from vlmoe_serve.batcher import Batcher
 from vlmoe_serve.canary import CanaryFailed, HeadReport, compare
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.errors import Conflict, Forbidden, InvalidField, SpaceConflict
+from vlmoe_serve.family import Member
 from vlmoe_serve.models import ServedModel
 from vlmoe_serve.schemas import Strict
 from vlmoe_serve.service import Service
@@ -76,7 +77,7 @@ class ModelAdmin:
         self._root = None if root is None else root.resolve()
         self._one_at_a_time = asyncio.Lock()
         # batchers that no served model holds: of models that are being loaded, or that are leaving
-        self._others: set[Batcher] = set()
+        self._others: set[Batcher | Member] = set()
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def load(self, name: str, body: object) -> LoadedAnswer:
@@ -215,7 +216,7 @@ class ModelAdmin:
         # the last to hold it may be a thread that decodes
         weakref.finalize(model, _call_in, loop, stop).atexit = False
 
-    async def _stop(self, batcher: Batcher) -> None:
+    async def _stop(self, batcher: Batcher | Member) -> None:
         await batcher.stop()
         self._others.discard(batcher)
 

@@ -9,6 +9,7 @@ from vlmoe_model.processor import Processor
 from vlmoe_serve.batcher import Batcher
 from vlmoe_serve.engine.protocol import EngineInfo
 from vlmoe_serve.errors import InvalidField, NotFound
+from vlmoe_serve.family import Member
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -18,7 +19,7 @@ class ServedModel:
     name: str
     directory: CheckpointDir
     processor: Processor
-    batcher: Batcher
+    batcher: Batcher | Member
 
     @property
     def config(self) -> ModelConfig:

@@ -16,7 +16,7 @@ class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
     threads: compute threads of each process. ranks: processes that share the experts. trace_dir: where to record what
-    the routers choose; None for nowhere.
+    the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
     """
 
     path: Path
@@ -25,6 +25,7 @@ class EngineOptions:
     threads: int = 1
     ranks: int = 1
     trace_dir: Path | None = None
+    siblings: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class EngineFacts:
 
     space_id: of its embeddings; None without a contrastive head. logit_scale: temperature of the contrastive
     head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted. backend: the kernels
-    that run; after a restart these may be others, and it is the same engine all the same.
+    that run; after a restart these may be others, and it is the same engine all the same. members: of an engine with
+    several checkpoints, each one's own facts.
     """
 
     model_id: str
@@ -44,6 +46,18 @@ class EngineFacts:
     num_parameters: int
     patch_size: int
     backend: str = field(compare=False)
+    members: tuple["EngineFacts", ...] = ()
+
+
+def member_head(index: int, head: str) -> str:
+    """A head of one checkpoint of several, as its jobs name it."""
+    return f"{index}/{head}"
+
+
+def member_of(head: str) -> tuple[int, str]:
+    """Which checkpoint, and its head."""
+    index, _, name = head.partition("/")
+    return int(index), name
 
 
 class Engine(Protocol):

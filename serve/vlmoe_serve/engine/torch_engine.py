@@ -36,6 +36,11 @@ class TorchEngine:
         self._tracer = tracer
         self._is_warm = False
 
+    @property
+    def runner(self) -> Runner | ranks.Ranks:
+        """What computes."""
+        return self._runner
+
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
         """Every head once; one job alone; then every head several times."""
         jobs = [job for head in self._runner.config.heads for job in _blank_jobs(head)]
@@ -57,8 +62,12 @@ class TorchEngine:
             self._tracer.close()
 
 
-def load(options: EngineOptions) -> TorchEngine:
+def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEngine:
     """Load a checkpoint.
+
+    Args:
+        options: which, and where.
+        family: engines of this process; what the checkpoint has in common with theirs is in memory once.
 
     Raises:
         ValueError: a bad checkpoint, or an unknown device or dtype.
@@ -75,7 +84,13 @@ def load(options: EngineOptions) -> TorchEngine:
     with ThreadPoolExecutor(1) as pool:
         ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
         runner = (
-            Runner.load(options.path, device=options.device, dtype=dtype, threads=options.threads)
+            Runner.load(
+                options.path,
+                device=options.device,
+                dtype=dtype,
+                threads=options.threads,
+                family=[one.runner for one in family if isinstance(one.runner, Runner)],
+            )
             if options.ranks == 1
             else ranks.load(options)
         )

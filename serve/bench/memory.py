@@ -1,0 +1,94 @@
+"""How much memory a family of checkpoints takes beside one of them: proportional set size of the engine process.
+
+    python serve/bench/memory.py --preset vlmoe_small_32e --models 4
+
+Makes a checkpoint of random weights and deltas of it that changed everything but the mixtures' experts and routers, as
+fine-tuning with frozen experts does, and starts an engine for one delta, then one for all.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vlmoe_model.checkpoint.delta import save_delta
+from vlmoe_model.checkpoint.weights import save
+from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.network import VLMoE
+from vlmoe_model.presets import PRESETS
+from vlmoe_model.tokenizer import train_wordpiece
+from vlmoe_serve.batcher import Batcher
+from vlmoe_serve.engine import ENGINES, FAMILY
+from vlmoe_serve.engine.base import EngineOptions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="vlmoe_small_32e", choices=sorted(PRESETS))
+    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--dtype", default="bf16")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        deltas = make_family(Path(folder), PRESETS[args.preset], args.models)
+        one = asyncio.run(engine_mb(deltas[:1], args.dtype))
+        several = asyncio.run(engine_mb(deltas, args.dtype))
+    result = {"preset": args.preset, "dtype": args.dtype, "models": args.models}
+    sizes = {"one_mb": round(one), "family_mb": round(several), "ratio": round(several / one, 3)}
+    print(json.dumps(result | sizes))
+
+
+def make_family(folder: Path, preset: ModelConfig, num_deltas: int) -> list[Path]:
+    """Deltas on one base, each with a question-answering head of its own."""
+    head = HeadConfig(
+        name="vqa",
+        task="vqa",
+        out_dim=64,
+        image=ImageSpec(size=preset.image_size),
+        max_text=min(40, preset.max_text),
+    )
+    config = dataclasses.replace(preset, heads=(head,))
+    tokenizer = train_wordpiece(["what is in the picture", "a cat", "two shoes"], 100)
+    labels = {"vqa": [f"answer {i}" for i in range(head.out_dim)]}
+    torch.manual_seed(0)
+    state = VLMoE(config).state_dict()
+    save(folder / "base", config, state, tokenizer, labels, dtype=torch.bfloat16)
+    frozen = tuple(f"encoder.blocks.{block}.ffn." for block in config.moe_blocks)
+    deltas = []
+    for number in range(num_deltas):
+        changed = {
+            name: tensor if name.startswith(frozen) else tensor + 0.01 * (number + 1)
+            for name, tensor in state.items()
+        }
+        deltas.append(folder / f"delta-{number}")
+        save_delta(deltas[-1], folder / "base", config, changed, tokenizer, labels, dtype=torch.bfloat16)
+    return deltas
+
+
+async def engine_mb(paths: Sequence[Path], dtype: str) -> float:
+    """Proportional set size of an engine that serves these checkpoints, after its warm-up, in MB."""
+    options = EngineOptions(paths[0], device="cpu", dtype=dtype, siblings=tuple(paths[1:]))
+    batcher = Batcher(options, factory=ENGINES["torch"] if len(paths) == 1 else FAMILY)
+    await batcher.start()
+    try:
+        assert batcher.engine_pid is not None
+        return pss_mb(batcher.engine_pid)
+    finally:
+        await batcher.stop()
+
+
+def pss_mb(pid: int) -> float:
+    """Memory of a process, pages that it shares with others counted by its share."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"/proc/{pid}/smaps_rollup says no Pss")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Several checkpoints that share weights, in one process.
+
+A job says whose it is in front of its head: "2/questions" is for the third checkpoint. A batch may hold jobs of all of
+them; each computes its own, one after the other.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmoe_model.inputs import Job
+from vlmoe_serve.engine import torch_engine
+from vlmoe_serve.engine.base import EngineFacts, EngineOptions, member_head, member_of
+from vlmoe_serve.engine.torch_engine import TorchEngine
+
+
+class FamilyEngine:
+    """The engines of a family."""
+
+    def __init__(self, members: Sequence[TorchEngine]) -> None:
+        self._members = members
+        self.facts: EngineFacts = dataclasses.replace(
+            members[0].facts, members=tuple(member.facts for member in members)
+        )
+
+    def warm_up_batches(self) -> Sequence[Sequence[Job]]:
+        """The members' batches side by side; one job alone stays alone."""
+        batches = [
+            [
+                [Job(member_head(index, job.head), job.example) for job in jobs]
+                for jobs in one.warm_up_batches()
+            ]
+            for index, one in enumerate(self._members)
+        ]
+        every, alone, several = zip(*batches, strict=True)
+        return [job for jobs in every for job in jobs], alone[0], [job for jobs in several for job in jobs]
+
+    def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
+        """One packed forward a member."""
+        outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(jobs)
+        theirs: dict[int, tuple[list[int], list[Job]]] = {}
+        for position, job in enumerate(jobs):
+            index, head = member_of(job.head)
+            positions, own = theirs.setdefault(index, ([], []))
+            positions.append(position)
+            own.append(Job(head, job.example))
+        for index, (positions, own) in theirs.items():
+            for position, output in zip(positions, self._members[index].run(own), strict=True):
+                outputs[position] = output
+        return outputs
+
+    def warmed_up(self) -> None:
+        """Told to every member."""
+        for member in self._members:
+            member.warmed_up()
+
+    def close(self) -> None:
+        """Told to every member."""
+        for member in self._members:
+            member.close()
+
+
+def load(options: EngineOptions) -> FamilyEngine:
+    """Load a checkpoint and its siblings.
+
+    Raises:
+        ValueError: a bad checkpoint, or an unknown device or dtype.
+    """
+    members: list[TorchEngine] = []
+    for path in (options.path, *options.siblings):
+        members.append(torch_engine.load(dataclasses.replace(options, path=path, siblings=()), members))
+    return FamilyEngine(members)
