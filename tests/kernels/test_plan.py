@@ -85,6 +85,20 @@ def test_gates_pass_gradient_to_kept_choices_only() -> None:
     assert gates_TK.grad.tolist() == [[1, 0], [1, 1], [0, 0]]
 
 
+@given(choices())
+@settings(max_examples=50, deadline=None)
+def test_a_plan_for_kernels_has_the_offsets_of_its_groups(case: tuple[Tensor, int]) -> None:
+    groups_TK, num_groups = case
+    plan = make_plan(groups_TK, None, num_groups)
+    moved = plan.to("cpu")
+    assert plan.offsets is None
+    assert moved.offsets is not None
+    assert (moved.offsets.dtype, moved.offsets.tolist()) == (torch.int32, [0, *accumulate(plan.sizes)])
+    assert torch.equal(moved.order_R, plan.order_R)
+    assert torch.equal(moved.slots_TK, plan.slots_TK)
+    assert (moved.sizes, moved.complete) == (plan.sizes, plan.complete)
+
+
 @pytest.mark.parametrize(
     ("groups_TK", "gates_TK", "message"),
     [

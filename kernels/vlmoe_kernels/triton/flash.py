@@ -109,7 +109,9 @@ def tiles_of(runs: tuple[Run, ...], num_heads: int, block: int, device: torch.de
         parts.append(part.reshape(-1, 4))
         start += run.num_sequences * run.length
         first_bias += num_heads * run.length**2
-    return torch.from_numpy(np.concatenate(parts)).to(device)
+    table = torch.from_numpy(np.concatenate(parts))
+    # page-locked: the copy then waits for nothing
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def attend(
