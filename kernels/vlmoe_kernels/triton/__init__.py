@@ -21,6 +21,7 @@ from vlmoe_kernels.triton.gemm import empty_rows, grouped_gemm
 from vlmoe_kernels.triton.routes import Routes
 from vlmoe_kernels.triton.rows import combine, norm_
 from vlmoe_kernels.triton.tiles import attention_tile, gemm_tile
+from vlmoe_kernels.triton.training import grouped_ffn_with_gradients
 
 Rows = Callable[[Tensor, Routes], Tensor]
 
@@ -58,18 +59,25 @@ def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
 
 
 def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
-    """See `ops.Backend.grouped_ffn`."""
+    """See `ops.Backend.grouped_ffn`. Differentiable, where x, the gates or a weight asks for gradients."""
     pool = _side_by_side(pools)
-    rows = _ffn(pool, norm_eps)
+    rows, learning = _ffn(pool, norm_eps), grouped_ffn_with_gradients(pool, norm_eps)
     num_groups = pool.w1.shape[0]
-    return lambda x_TD, plan: rows(x_TD, Routes.of(plan, num_groups))
+
+    def op(x_TD: Tensor, plan: RoutePlan) -> Tensor:
+        tensors = (x_TD, plan.gates_R, *pool)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            return learning(x_TD, plan)
+        return rows(x_TD, Routes.of(plan, num_groups))
+
+    return op
 
 
 def routed_ffn(
     pools: Sequence[Pool], routers: Sequence[Tensor | None], norm_eps: float, *, top_k: int, by_score: bool
 ) -> tuple[GroupedOp, RoutedOp]:
     """See `ops.RoutingBackend.routed_ffn`."""
-    pool = _side_by_side(pools)
+    pool = Pool._make(t if t is None else t.detach() for t in _side_by_side(pools))
     num_groups, _, dim = pool.w1.shape
     rows, dtype = _ffn(pool, norm_eps), pool.w1.dtype
     gate = Gate.of(routers, dim, top_k=top_k, by_score=by_score, device=pool.w1.device)
@@ -93,7 +101,7 @@ def _side_by_side(pools: Sequence[Pool]) -> Pool:
     """All experts in one pool, for one launch. A single pool is taken as it is."""
     fields = [[t for t in of_pool if t is not None] for of_pool in zip(*pools, strict=True)]
     return Pool._make(
-        None if not ts else (ts[0] if len(ts) == 1 else torch.cat(ts)).detach().contiguous() for ts in fields
+        None if not ts else (ts[0] if len(ts) == 1 else torch.cat(ts)).contiguous() for ts in fields
     )
 
 

@@ -28,6 +28,17 @@ def evaluate(path: str, *steps: Any) -> Any:
     return value
 
 
+def gradients(pools: Any, inputs: Any, plan_arguments: Any, direction: torch.Tensor) -> Any:
+    """Output of the grouped feed-forward, and its gradients in a direction: of x, the gates, and the weights."""
+    from vlmoe_kernels import make_plan, triton
+
+    x_TD, gates_TK = (t.requires_grad_(True) for t in inputs)
+    weights = [t.requires_grad_(True) for pool in pools for t in pool if t is not None]
+    groups_TK, num_groups = plan_arguments
+    y_TD = triton.grouped_ffn(pools, 1e-5)(x_TD, make_plan(groups_TK, gates_TK, num_groups))
+    return y_TD.detach(), torch.autograd.grad(y_TD, [x_TD, gates_TK, *weights], direction)
+
+
 def main() -> None:
     """Serve until the other side closes."""
     torch.set_num_threads(1)

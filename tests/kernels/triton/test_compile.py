@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlmoe_kernels.triton import flash, gate, gemm, rows, tiles
+from vlmoe_kernels.triton import flash, gate, gemm, rows, tiles, training
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -104,6 +104,10 @@ def cases(architecture: str, dtype: str) -> dict[str, Case]:
         "norm": Case(rows.norm_kernel, groups | {"BLOCK": 4096}, 4, 1),
         "combine": Case(rows.combine_kernel, {"TOP_K": 2, "BLOCK": 1024}, 4, 1),
     }
+    blocks = {"BLOCK_N": tile.block_m, "BLOCK_K": tile.block_n, "BLOCK_R": tile.block_k}
+    found["weight gradient"] = Case(
+        training.weight_gradient_kernel, blocks, tile.num_warps, tile.num_stages, number == 2
+    )
     for width, biased in product(HEAD_WIDTHS, (False, True)):
         name = f"attention {width}{' biased' if biased else ''}"
         found[name] = attention_case(attention, number, width, biased)
