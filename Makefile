@@ -63,7 +63,7 @@ bench: install
 
 # What the server stands: capacity, then 0.7, 1.5 and 3 times that. LOAD="--mix vqa --seconds 60" for another.
 load: install
-	$(RUN)/python -m vlmoe_loadtests --deadline --out build/load $(LOAD)
+	$(RUN)/python -m vlmoe_loadtests --deadline --out build/load $(LOAD) -- --cache-mb 0
 
 proto: install
 	$(RUN)/python clients/make_stubs.py

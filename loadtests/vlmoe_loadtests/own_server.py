@@ -1,4 +1,4 @@
-"""A server of our own for the time of a test: `vlmoe serve` on a free port."""
+"""A server of our own for the time of a test: `vlmoe serve` on a free port, HTTP only."""
 
 import contextlib
 import re

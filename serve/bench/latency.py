@@ -79,7 +79,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     vlmoe = str(Path(sys.executable).with_name("vlmoe"))
-    command = [vlmoe, "serve", "--port", "0", "--grpc-port", "0", "--threads", str(args.threads)]
+    command = [
+        vlmoe,
+        "serve",
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--threads",
+        str(args.threads),
+        "--cache-mb",
+        "0",
+    ]
     if args.model != "demo":
         command += ["--model", args.model]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
