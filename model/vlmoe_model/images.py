@@ -231,11 +231,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:
     # scaled by hand: Pillow's own conversion clips, which turns most 16-bit pictures white
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
-    grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    values = np.asarray(image)
+    grey = np.empty(values.shape, np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
+    # band by band: the wide numbers of a whole picture would take twenty times its memory
+    for start in range(0, len(values), _BAND):
+        band = values[start : start + _BAND].astype(np.int64).clip(0, 65535)
+        grey[start : start + _BAND] = (band * 255 + 32767) // 65535
+        if isinstance(transparent, int):
+            grey[start : start + _BAND][band == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -20,6 +20,7 @@ from vlmoe_serve.service import error_body
 _log = logging.getLogger(__name__)
 # what nginx calls it; nobody sees this answer, the metrics and the log do
 CALLER_LEFT = 499
+_METHODS = frozenset({"get", "put", "post", "delete", "patch", "head"})
 
 
 def error_response(
@@ -43,6 +44,15 @@ def internal_error(path: str = "") -> Response:
 
 def _is_open_inference(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
+
+
+def _methods(request: Request, named: str) -> list[str]:
+    """Every method of this path: those that the router names, which are the first route's, and the document's."""
+    pattern = getattr(request.scope.get("route"), "path_format", "")
+    documented = request.app.openapi()["paths"].get(pattern, {})
+    return sorted(
+        {*filter(None, named.split(", ")), *(name.upper() for name in documented if name in _METHODS)}
+    )
 
 
 def error_bytes(error: ServeError) -> bytes:
@@ -74,8 +84,8 @@ def install_error_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             return answer(request, NotFound("no such route; see /docs"))
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            return answer(request, MethodNotAllowed(f"this route takes {allowed}"), error.headers)
+            allowed = ", ".join(_methods(request, (error.headers or {}).get("Allow", "")))
+            return answer(request, MethodNotAllowed(f"this route takes {allowed}"), {"Allow": allowed})
         return answer(request, BadRequest(str(error.detail)), error.headers)
 
     async def on_disconnect(request: Request, error: Exception) -> Response:

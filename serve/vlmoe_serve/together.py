@@ -15,3 +15,5 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+        # a failed task holds its error, and the error this frame
+        tasks.clear()

@@ -27,7 +27,10 @@ def check(schema: type[M], body: object, *, strict: bool = True, prefix: str = "
         return schema.model_validate(body, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        # a name that is no field of ours may be of any length
+        path = ".".join(
+            str(part) if len(str(part)) <= _SHOWN else f"{str(part)[:_SHOWN]}..." for part in first["loc"]
+        )
         param = f"{prefix}{path}".rstrip(".") or None
         raise InvalidField(_sentence(first, path), param=param) from None
 

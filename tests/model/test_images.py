@@ -62,6 +62,18 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
     assert [image.getpixel((x, 0))[0] for x in range(5)] == [0, 1, 1, 128, 255]  # type: ignore[index]
 
 
+def test_sixteen_bit_pictures_of_many_bands_take_no_wide_copy() -> None:
+    values = np.arange(1000 * 1000, dtype=np.uint32).reshape(1000, 1000).astype(np.uint16)
+    data = encode(Image.fromarray(values))
+    tracemalloc.start()
+    image = open_image(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    expected = ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(image)[:, :, 1], expected)
+
+
 def test_sixteen_bit_transparency_is_white() -> None:
     row = b"\0" + struct.pack(">3H", 0, 1000, 65535)
     data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0))

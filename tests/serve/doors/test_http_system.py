@@ -79,6 +79,8 @@ def test_wrong_methods_say_the_right_one(client):
     answer = client.get("/vqa")
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    answer = client.patch("/collections/a/items/b")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
 
 
 def test_the_document_describes_every_route_with_examples(client):
