@@ -33,26 +33,31 @@ struct HeadTask {
   int64_t length, q_stride, k_stride, v_stride, out_stride;
 };
 
+// run(i, lanes) for every vector of a row; all but the last are whole, and the compiler knows
+template <typename Run>
+inline void each_vector(int64_t length, Run run) {
+  int64_t i = 0;
+  for (; i + LANES <= length; i += LANES) run(i, __mmask16(0xffff));
+  if (i < length) run(i, first_lanes(length - i));
+}
+
 // weights[i] = exp(scale * logits[i] + bias[i] - their maximum) as T; returns their sum as floats
 template <typename T>
 float exponentials(float* logits, const float* bias, int64_t length, float scale, T* weights) {
   const __m512 factor = _mm512_set1_ps(scale);
-  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 highest = lowest, sum = _mm512_setzero_ps();
-  for (int64_t i = 0; i < length; i += LANES) {
-    const __mmask16 lanes = first_lanes(length - i);
+  __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity()), sum = _mm512_setzero_ps();
+  each_vector(length, [&](int64_t i, __mmask16 lanes) {
     __m512 x = _mm512_mul_ps(load(logits + i, lanes), factor);
     if (bias != nullptr) x = _mm512_add_ps(x, load(bias + i, lanes));
     highest = _mm512_mask_max_ps(highest, lanes, highest, x);
     store(logits + i, x, lanes);
-  }
+  });
   const __m512 maximum = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
-  for (int64_t i = 0; i < length; i += LANES) {
-    const __mmask16 lanes = first_lanes(length - i);
+  each_vector(length, [&](int64_t i, __mmask16 lanes) {
     const __m512 e = exp(_mm512_sub_ps(load(logits + i, lanes), maximum));
     sum = _mm512_mask_add_ps(sum, lanes, sum, e);
     store(weights + i, e, lanes);
-  }
+  });
   return _mm512_reduce_add_ps(sum);
 }
 
