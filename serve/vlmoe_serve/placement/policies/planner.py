@@ -29,6 +29,8 @@ _GUARD_STEPS = 40
 # Attempts by slots of a layer; what a search gains levels off there.
 _CHANGES_PER_SLOT = 40
 _MAX_CHANGES = 3200
+# An attempt costs as experts times ranks: of large models each layer is searched less.
+_MAX_WORK = 200_000_000
 # Serving only one modality must not become slower than with EPLB's placement and our dispatch, with this to spare.
 _GUARD_LIMIT = 0.98
 
@@ -54,7 +56,11 @@ def planner_from(
     tried = [base, lpt_risk(load, budget, costs), *starts]
     sample = load.steps(spread(load.num_steps, _MAX_STEPS))
     shifted = _shifted(load) if guarded else []
-    num_changes = min(_MAX_CHANGES, _CHANGES_PER_SLOT * load.num_ranks * budget.slots_per_rank)
+    num_changes = min(
+        _MAX_CHANGES,
+        _CHANGES_PER_SLOT * load.num_ranks * budget.slots_per_rank,
+        _MAX_WORK // (len(load.layers) * sum(load.pools) * load.num_ranks),
+    )
     node_G = costs.nodes(load.num_ranks)
 
     def one_layer(layer: int) -> Hosts:
