@@ -81,7 +81,6 @@ def test_every_requirement_has_its_checksum_and_the_extra_is_covered():
 
 
 @pytest.mark.deploy
-@pytest.mark.slow
 def test_the_steps_make_a_server_that_writes_nowhere(dockerfile):
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounting a root of its own takes root and unshare")
