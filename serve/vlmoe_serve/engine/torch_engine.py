@@ -42,9 +42,14 @@ class TorchEngine:
         return self._runner
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
-        """Every head once; one job alone; then every head several times."""
+        """Every head once; then the shortest and the longest job, alone and several times.
+
+        What a batch costs apart from its tokens, and what attention costs, shows only where lengths differ.
+        """
         jobs = [job for head in self._runner.config.heads for job in _blank_jobs(head)]
-        return jobs, jobs[:1], jobs * 4
+        patch_size = self._runner.config.patch_size
+        short, *_, long = sorted([*jobs, *jobs], key=lambda job: sum(job.num_tokens(patch_size)))
+        return jobs, [short], [long], [short] * 16, [long] * 4, jobs * 4
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         """One packed forward."""
