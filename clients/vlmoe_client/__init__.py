@@ -3,8 +3,10 @@
     with Client("http://127.0.0.1:8000") as client:
         client.vqa("shoe.png", "what is this?").best
 
-`Client` blocks, `AsyncClient` is for asyncio; methods, results and errors are the same.
+`Client` blocks, `AsyncClient` is for asyncio, `GrpcClient` blocks over gRPC; methods, results and errors are the same.
 """
+
+from typing import TYPE_CHECKING
 
 from ._async_client import AsyncClient
 from ._call import CallOptions
@@ -53,6 +55,9 @@ from ._results import (
 from ._retry import Retry
 from ._version import __version__
 
+if TYPE_CHECKING:
+    from ._grpc_client import GrpcClient
+
 __all__ = [
     "AddResult",
     "Answer",
@@ -70,6 +75,7 @@ __all__ = [
     "DeadlineExceeded",
     "Embedding",
     "Forbidden",
+    "GrpcClient",
     "Hit",
     "ImageSource",
     "Item",
@@ -97,3 +103,12 @@ __all__ = [
     "VqaResult",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # gRPC takes a while to import, and most programs speak HTTP
+    if name == "GrpcClient":
+        from ._grpc_client import GrpcClient
+
+        return GrpcClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

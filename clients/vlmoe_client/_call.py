@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import quote
 
 from ._errors import ApiError, UnexpectedAnswer, class_for
-from ._images import Picture
+from ._images import Picture, as_string
 from ._results import Timings
 
 T = TypeVar("T")
@@ -83,6 +83,8 @@ class Call(Generic[T]):
         body: JSON fields; `Picture`s in it are read by `content`.
         repeatable: Doing it twice is the same as once, so a lost connection may be tried again.
         ok: Statuses beside 2xx that `read` wants to see.
+        rpc: The same call's method over gRPC.
+        names: What is in the path, as fields of the method's request.
     """
 
     method: str
@@ -91,6 +93,8 @@ class Call(Generic[T]):
     body: Mapping[str, Any] | None = None
     repeatable: bool = True
     ok: frozenset[int] = frozenset()
+    rpc: str = ""
+    names: Mapping[str, Any] = field(default_factory=dict)
 
     def content(self) -> bytes:
         """The encoded body; reads the pictures, so it may block and raise `OSError`."""
@@ -115,6 +119,8 @@ class Call(Generic[T]):
 def _string(value: object) -> str:
     if isinstance(value, Picture):
         return value.to_string()
+    if isinstance(value, bytes):
+        return as_string(value)
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 

@@ -28,7 +28,7 @@ def chunked(
     size = 0
     for fields in inputs:
         resolved = {name: _resolve(value) for name, value in fields.items()}
-        weight = sum(len(value) for value in resolved.values() if isinstance(value, str))
+        weight = sum(_weight(value) for value in resolved.values())
         if chunk and (len(chunk) == max_inputs or size + weight > max_bytes):
             yield chunk
             chunk, size = [], 0
@@ -43,11 +43,18 @@ def batches(
     inputs: Iterable[Mapping[str, Any]],
     read: Callable[[Mapping[str, Any], Reply], R],
     shared: Mapping[str, Any],
+    *,
+    rpc: str,
 ) -> Iterator[Call[list[R | ItemError]]]:
     """The calls that carry `inputs` to a task's route, each with the options they share."""
     for chunk in chunked(inputs):
-        yield Call("POST", path, many(read, len(chunk)), {"inputs": chunk, **shared})
+        yield Call("POST", path, many(read, len(chunk)), {"inputs": chunk, **shared}, rpc=rpc)
 
 
 def _resolve(value: Any) -> Any:
-    return value.to_string() if isinstance(value, Picture) else value
+    return value.load() if isinstance(value, Picture) else value
+
+
+def _weight(value: Any) -> int:
+    # as base64, which is how they travel over HTTP
+    return len(value) * 4 // 3 if isinstance(value, bytes) else len(value) if isinstance(value, str) else 0

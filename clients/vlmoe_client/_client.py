@@ -21,10 +21,10 @@ from ._results import (
     RetrieveResult,
     VqaResult,
 )
-from ._transport import BlockingTransport
+from ._transport import Blocking, BlockingTransport
 
 
-class Client(BlockingTransport):
+class Methods(Blocking):
     """Talks to one server over connections that it keeps; may be shared between threads.
 
     Every method takes `timeout`, `priority` and `request_id` as keywords for that one call. A picture is a
@@ -284,3 +284,7 @@ class Client(BlockingTransport):
     def ready(self, **options: Unpack[CallOptions]) -> bool:
         """Whether the server can answer; False also when nobody is reached."""
         return self._check(_store.health("/readyz"), options)
+
+
+class Client(Methods, BlockingTransport):
+    __doc__ = Methods.__doc__

@@ -46,24 +46,33 @@ class Course:
     def check(self) -> None:
         """Raise `CallTimeout` when the call's time is over."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise self._timed_out()
+            raise self.timed_out()
 
     def headers(self) -> dict[str, str]:
         """Headers of this attempt."""
-        headers = {"x-request-id": self._request_id}
+        headers = self.identity()
         if self._call.body is not None:
             headers["content-type"] = "application/json"
-        if self._priority is not None:
-            headers["x-priority"] = self._priority
-        remaining = self._remaining_s()
+        remaining = self.remaining_s()
         if remaining is not None and remaining <= LONGEST_DEADLINE_S:
             # the server need not start what nobody will wait for
             headers["x-request-timeout-ms"] = str(max(1, int(remaining * 1000)))
         return headers
 
+    def identity(self) -> dict[str, str]:
+        """What every attempt tells of the call."""
+        headers = {"x-request-id": self._request_id}
+        if self._priority is not None:
+            headers["x-priority"] = self._priority
+        return headers
+
+    def progressed(self) -> None:
+        """Something was answered: the next attempt is a first one again."""
+        self._attempt = 0
+
     def limits(self) -> httpx.Timeout:
         """Socket timeouts of this attempt."""
-        remaining, connect = self._remaining_s(), self._settings.connect_timeout
+        remaining, connect = self.remaining_s(), self._settings.connect_timeout
         return httpx.Timeout(remaining, connect=connect if remaining is None else min(connect, remaining))
 
     def reply(self, response: httpx.Response, chunks: list[bytes]) -> Reply:
@@ -81,7 +90,7 @@ class Course:
         return self._settings.retry.wait_s(
             error,
             attempt=self._attempt,
-            remaining_s=self._remaining_s(),
+            remaining_s=self.remaining_s(),
             repeatable=self._call.repeatable,
             uniform=random.uniform,
         )
@@ -93,28 +102,31 @@ class Course:
             yield
         except httpx.ConnectTimeout:
             self.check()
-            raise self._error(
+            raise self.error(
                 ConnectFailed, f"no connection to {self.url} within {self._settings.connect_timeout:g} s"
             ) from None
         except httpx.TimeoutException:
-            raise self._timed_out() from None
+            raise self.timed_out() from None
         except (httpx.ConnectError, httpx.ProxyError) as error:
-            raise self._error(ConnectFailed, f"cannot connect to {self.url}: {error}") from error
+            raise self.error(ConnectFailed, f"cannot connect to {self.url}: {error}") from error
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise self._error(ConnectionLost, f"the connection to {self.url} broke: {reason}") from error
+            raise self.error(ConnectionLost, f"the connection to {self.url} broke: {reason}") from error
         except httpx.DecodingError as error:
-            raise self._error(
+            raise self.error(
                 UnexpectedAnswer, f"the answer of {self.url} cannot be decoded: {error}"
             ) from error
 
-    def _remaining_s(self) -> float | None:
+    def remaining_s(self) -> float | None:
+        """What is left of the call's timeout, None without one."""
         return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
-    def _timed_out(self) -> VlmoeError:
-        return self._error(
+    def timed_out(self) -> VlmoeError:
+        """The end of a call whose time is over."""
+        return self.error(
             CallTimeout, f"no answer from {self.url} within {self._timeout:g} s ({self._attempt} attempts)"
         )
 
-    def _error(self, cls: type[VlmoeError], message: str) -> VlmoeError:
+    def error(self, cls: type[VlmoeError], message: str) -> VlmoeError:
+        """An error of this call."""
         return cls(message, request_id=self._request_id)

@@ -26,11 +26,20 @@ class Picture:
 
     source: ImageSource
 
-    def to_string(self) -> str:
-        """Base64 of the file's bytes, or the URL as it is."""
+    def load(self) -> bytes | str:
+        """The file's bytes, or the URL as it is."""
         if isinstance(self.source, str) and self.source.startswith(_REMOTE):
             return self.source
-        return base64.b64encode(_read(self.source)).decode("ascii")
+        return _read(self.source)
+
+    def to_string(self) -> str:
+        """Base64 of the file's bytes, or the URL as it is."""
+        return as_string(self.load())
+
+
+def as_string(picture: bytes | str) -> str:
+    """A loaded picture as JSON carries it."""
+    return picture if isinstance(picture, str) else base64.b64encode(picture).decode("ascii")
 
 
 def _read(source: ImageSource) -> bytes:

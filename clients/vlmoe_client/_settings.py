@@ -53,7 +53,7 @@ class Settings:
         priority: str | None,
     ) -> Settings:
         """Complete what was given from the environment."""
-        return cls(_base_url(url), _api_key(api_key), timeout, connect_timeout, retry, priority)
+        return cls(_base_url(url), api_key_of(api_key), timeout, connect_timeout, retry, priority)
 
 
 def _base_url(given: str | None) -> str:
@@ -70,7 +70,7 @@ def _base_url(given: str | None) -> str:
     return str(url.copy_with(query=None, fragment=None)).rstrip("/")
 
 
-def _api_key(given: str | None) -> str:
+def api_key_of(given: str | None) -> str:
     """The key: given, from VLMOE_API_KEY, or none."""
     return given if given is not None else os.environ.get("VLMOE_API_KEY", "").strip()
 

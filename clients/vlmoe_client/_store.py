@@ -26,24 +26,42 @@ class Page:
 def put_collection(name: str, *, model: str | None = None) -> Call[Collection]:
     """`PUT /collections/{name}`."""
     body = {} if model is None else {"model": model}
-    return Call("PUT", _collection(name), lambda reply: read_collection(reply.json()), body)
+    return Call(
+        "PUT",
+        _collection(name),
+        lambda reply: read_collection(reply.json()),
+        body,
+        rpc="PutCollection",
+        names={"name": name},
+    )
 
 
 def get_collection(name: str) -> Call[Collection]:
     """`GET /collections/{name}`."""
-    return Call("GET", _collection(name), lambda reply: read_collection(reply.json()))
+    return Call(
+        "GET",
+        _collection(name),
+        lambda reply: read_collection(reply.json()),
+        rpc="GetCollection",
+        names={"name": name},
+    )
 
 
 def list_collections() -> Call[list[Collection]]:
     """`GET /collections`."""
     return Call(
-        "GET", "/collections", lambda reply: [read_collection(each) for each in reply.json()["collections"]]
+        "GET",
+        "/collections",
+        lambda reply: [read_collection(each) for each in reply.json()["collections"]],
+        rpc="ListCollections",
     )
 
 
 def delete_collection(name: str) -> Call[None]:
     """`DELETE /collections/{name}`."""
-    return Call("DELETE", _collection(name), _nothing, repeatable=False)
+    return Call(
+        "DELETE", _collection(name), _nothing, repeatable=False, rpc="DeleteCollection", names={"name": name}
+    )
 
 
 def add(
@@ -63,10 +81,11 @@ def add(
     if "" in images or "" in texts:
         raise ValueError("an item's id must not be empty")
     shared = {} if model is None else {"model": model}
-    return _adds(f"{_collection(collection)}/items", images, texts, metadata, shared)
+    return _adds(collection, f"{_collection(collection)}/items", images, texts, metadata, shared)
 
 
 def _adds(
+    collection: str,
     path: str,
     images: Mapping[str, ImageSource],
     texts: Mapping[str, str],
@@ -83,7 +102,9 @@ def _adds(
             yield fields(id, {"text": text})
 
     for chunk in chunked(items()):
-        yield Call("POST", path, lambda reply: read_added(reply.json()), {"items": chunk, **shared})
+        body = {"items": chunk, **shared}
+        names = {"collection": collection}
+        yield Call("POST", path, lambda reply: read_added(reply.json()), body, rpc="UpsertItems", names=names)
 
 
 def merge(parts: Iterable[AddResult]) -> AddResult:
@@ -99,29 +120,46 @@ def merge(parts: Iterable[AddResult]) -> AddResult:
 def list_items(collection: str, *, cursor: str | None = None, limit: int = PAGE_SIZE) -> Call[Page]:
     """`GET /collections/{name}/items`, one page."""
     query = f"?limit={limit}" + ("" if cursor is None else f"&cursor={segment(cursor)}")
-    return Call("GET", f"{_collection(collection)}/items{query}", _read_page)
+    names = {"collection": collection, "limit": limit, "cursor": cursor}
+    return Call("GET", f"{_collection(collection)}/items{query}", _read_page, rpc="ListItems", names=names)
 
 
 def get_item(collection: str, id: str) -> Call[Item]:
     """`GET /collections/{name}/items/{id}`."""
     return Call(
-        "GET", f"{_collection(collection)}/items/{segment(id)}", lambda reply: read_item(reply.json())
+        "GET",
+        f"{_collection(collection)}/items/{segment(id)}",
+        lambda reply: read_item(reply.json()),
+        rpc="GetItem",
+        names={"collection": collection, "id": id},
     )
 
 
 def delete_item(collection: str, id: str) -> Call[None]:
     """`DELETE /collections/{name}/items/{id}`."""
-    return Call("DELETE", f"{_collection(collection)}/items/{segment(id)}", _nothing, repeatable=False)
+    return Call(
+        "DELETE",
+        f"{_collection(collection)}/items/{segment(id)}",
+        _nothing,
+        repeatable=False,
+        rpc="DeleteItem",
+        names={"collection": collection, "id": id},
+    )
 
 
 def list_models() -> Call[list[Model]]:
     """`GET /v1/models`."""
-    return Call("GET", "/v1/models", lambda reply: [read_model(each) for each in reply.json()["data"]])
+    return Call(
+        "GET",
+        "/v1/models",
+        lambda reply: [read_model(each) for each in reply.json()["data"]],
+        rpc="ListModels",
+    )
 
 
 def health(path: str) -> Call[bool]:
     """`GET /healthz` or `/readyz`: yes or no, both are answers."""
-    return Call("GET", path, lambda reply: reply.status == 200, ok=frozenset({503}))
+    return Call("GET", path, lambda reply: reply.status == 200, ok=frozenset({503}), rpc="Health")
 
 
 def _collection(name: str) -> str:

@@ -18,14 +18,18 @@ def vqa(
     image: ImageSource, question: str, *, top_k: int | None = None, model: str | None = None
 ) -> Call[VqaResult]:
     """`POST /vqa` of one picture."""
-    return Call("POST", "/vqa", one(read_vqa), _vqa_input(image, question) | _given(top_k=top_k, model=model))
+    return Call(
+        "POST", "/vqa", one(read_vqa), vqa_input(image, question) | given(top_k=top_k, model=model), rpc="Vqa"
+    )
 
 
 def vqa_many(
     inputs: Iterable[tuple[ImageSource, str]], *, top_k: int | None = None, model: str | None = None
 ) -> Iterator[Call[list[VqaResult | ItemError]]]:
     """`POST /vqa` of any number of pictures."""
-    return batches("/vqa", (_vqa_input(*pair) for pair in inputs), read_vqa, _given(top_k=top_k, model=model))
+    return batches(
+        "/vqa", (vqa_input(*pair) for pair in inputs), read_vqa, given(top_k=top_k, model=model), rpc="Vqa"
+    )
 
 
 def classify(
@@ -44,14 +48,16 @@ def classify(
         raise ValueError("classify needs an image, a text, or images with a text")
     if image is not None and images is not None:
         raise ValueError("classify takes image or images, not both")
-    body = _given(
+    body = given(
         image=_picture(image),
         text=text,
         text_pair=text_pair,
         images=None if images is None else [Picture(each) for each in images],
         model=model,
     )
-    return Call("POST", "/classify", one(read_classify), body | _label_fields(labels, head, top_k))
+    return Call(
+        "POST", "/classify", one(read_classify), body | label_fields(labels, head, top_k), rpc="Classify"
+    )
 
 
 def classify_many(
@@ -64,8 +70,10 @@ def classify_many(
     model: str | None = None,
 ) -> Iterator[Call[list[ClassifyResult | ItemError]]]:
     """`POST /classify` of any number of pictures, or of texts."""
-    shared = _label_fields(labels, head, top_k) | _given(model=model)
-    return batches("/classify", _images_or_texts("classify_many", images, texts), read_classify, shared)
+    shared = label_fields(labels, head, top_k) | given(model=model)
+    return batches(
+        "/classify", images_or_texts("classify_many", images, texts), read_classify, shared, rpc="Classify"
+    )
 
 
 def embed(
@@ -74,7 +82,13 @@ def embed(
     """`POST /embed` of a picture or a text."""
     if (image is None) == (text is None):
         raise ValueError("embed takes either an image or a text")
-    return Call("POST", "/embed", one(read_embedding), _given(image=_picture(image), text=text, model=model))
+    return Call(
+        "POST",
+        "/embed",
+        one(read_embedding),
+        given(image=_picture(image), text=text, model=model),
+        rpc="Embed",
+    )
 
 
 def embed_many(
@@ -84,8 +98,8 @@ def embed_many(
     model: str | None = None,
 ) -> Iterator[Call[list[Embedding | ItemError]]]:
     """`POST /embed` of any number of pictures, or of texts."""
-    inputs = _images_or_texts("embed_many", images, texts)
-    return batches("/embed", inputs, read_embedding, _given(model=model))
+    inputs = images_or_texts("embed_many", images, texts)
+    return batches("/embed", inputs, read_embedding, given(model=model), rpc="Embed")
 
 
 def retrieve(
@@ -101,7 +115,7 @@ def retrieve(
     """`POST /retrieve` by a text, a picture, or both."""
     if text is None and image is None:
         raise ValueError("retrieve needs a text, an image, or both")
-    body = _given(
+    body = given(
         collection=collection,
         text=text,
         image=_picture(image),
@@ -110,7 +124,7 @@ def retrieve(
         filter=filter,
         model=model,
     )
-    return Call("POST", "/retrieve", one(read_retrieve), body)
+    return Call("POST", "/retrieve", one(read_retrieve), body, rpc="Retrieve")
 
 
 def retrieve_many(
@@ -124,8 +138,10 @@ def retrieve_many(
     model: str | None = None,
 ) -> Iterator[Call[list[RetrieveResult | ItemError]]]:
     """`POST /retrieve` by any number of pictures, or of texts."""
-    shared = _given(collection=collection, top_k=top_k, rerank=rerank, filter=filter, model=model)
-    return batches("/retrieve", _images_or_texts("retrieve_many", images, texts), read_retrieve, shared)
+    shared = given(collection=collection, top_k=top_k, rerank=rerank, filter=filter, model=model)
+    return batches(
+        "/retrieve", images_or_texts("retrieve_many", images, texts), read_retrieve, shared, rpc="Retrieve"
+    )
 
 
 def rerank(
@@ -143,7 +159,7 @@ def rerank(
         raise ValueError("rerank takes either a query with images, or an image with texts")
     if isinstance(images if by_text else texts, (str, bytes)):
         raise TypeError("rerank takes a sequence of images or texts, got one")
-    body = _given(
+    body = given(
         query=query,
         images=None if images is None else [Picture(each) for each in images],
         image=_picture(image),
@@ -151,20 +167,20 @@ def rerank(
         top_n=top_n,
         model=model,
     )
-    return Call("POST", "/rerank", one(read_rerank), body)
+    return Call("POST", "/rerank", one(read_rerank), body, rpc="Rerank")
 
 
-def _vqa_input(image: ImageSource, question: str) -> dict[str, Any]:
+def vqa_input(image: ImageSource, question: str) -> dict[str, Any]:
     return {"image": Picture(image), "question": question}
 
 
-def _label_fields(labels: Sequence[str] | None, head: str | None, top_k: int | None) -> dict[str, Any]:
+def label_fields(labels: Sequence[str] | None, head: str | None, top_k: int | None) -> dict[str, Any]:
     if isinstance(labels, str):
         raise TypeError(f"labels is a sequence of strings, got the string {labels!r}")
-    return _given(labels=None if labels is None else list(labels), head=head, top_k=top_k)
+    return given(labels=None if labels is None else list(labels), head=head, top_k=top_k)
 
 
-def _images_or_texts(
+def images_or_texts(
     method: str, images: Iterable[ImageSource] | None, texts: Iterable[TextOrPair] | None
 ) -> Iterator[dict[str, Any]]:
     if (images is None) == (texts is None):
@@ -185,5 +201,5 @@ def _picture(image: ImageSource | None) -> Picture | None:
     return None if image is None else Picture(image)
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}

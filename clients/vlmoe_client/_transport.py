@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -83,26 +84,22 @@ class _Transport(Generic[H]):
         return f"{type(self).__name__}({str(shown)!r}, timeout={self._settings.timeout})"
 
 
-class BlockingTransport(_Transport[httpx.Client]):
-    """Sends calls and waits for them."""
+class Blocking(ABC):
+    """Sends calls and waits for them, whatever they travel by."""
 
-    _open_http = httpx.Client
+    _settings: Settings
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    @abstractmethod
+    def _content(self, call: Call[Any]) -> Any:
+        """What is sent, in the form that `_exchange` takes; reads the pictures."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    @abstractmethod
+    def _exchange(self, call: Call[Any], content: Any, course: Course) -> Reply:
+        """One attempt."""
 
     def _send(self, call: Call[T], options: CallOptions) -> T:
         course = Course(self._settings, call, options)
-        content = call.content()
+        content = self._content(call)
         while True:
             try:
                 course.start()
@@ -124,9 +121,30 @@ class BlockingTransport(_Transport[httpx.Client]):
         course = Course(self._settings, call, options)
         try:
             course.start()
-            return call.result(self._exchange(call, b"", course))
+            return call.result(self._exchange(call, self._content(call), course))
         except NetworkError:
             return False
+
+
+class BlockingTransport(_Transport[httpx.Client], Blocking):
+    """Over HTTP."""
+
+    _open_http = httpx.Client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _content(self, call: Call[Any]) -> bytes:
+        return call.content()
 
     def _exchange(self, call: Call[Any], content: bytes, course: Course) -> Reply:
         with (

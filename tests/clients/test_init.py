@@ -9,7 +9,7 @@ def test_all_is_sorted_and_complete():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("vlmoe_client")
     }
     assert vlmoe_client.__all__ == sorted(vlmoe_client.__all__)
-    assert set(vlmoe_client.__all__) == public | {"ImageSource", "__version__"}
+    assert set(vlmoe_client.__all__) == public | {"GrpcClient", "ImageSource", "__version__"}
 
 
 def test_every_error_and_result_is_public():

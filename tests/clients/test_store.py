@@ -18,7 +18,7 @@ def test_metadata_goes_with_its_item():
     (call,) = _store.add("c", {"a": b"abc"}, texts={"b": "x"}, metadata={"b": {"k": 1}})
     assert call.path == "/collections/c/items"
     assert call.body == {
-        "items": [{"id": "a", "image": "YWJj"}, {"id": "b", "text": "x", "metadata": {"k": 1}}]
+        "items": [{"id": "a", "image": b"abc"}, {"id": "b", "text": "x", "metadata": {"k": 1}}]
     }
 
 
