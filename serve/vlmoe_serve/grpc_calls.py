@@ -12,6 +12,7 @@ from vlmoe_serve.call import Call
 from vlmoe_serve.collection_schemas import CollectionsAnswer, DeletedAnswer, ItemAnswer
 from vlmoe_serve.errors import InvalidField, MethodNotAllowed
 from vlmoe_serve.items import collection_answer, page, put_collection, upsert
+from vlmoe_serve.model_admin import ModelAdmin
 from vlmoe_serve.model_answers import ModelAnswer, models_answer
 from vlmoe_serve.service import Results, Service
 
@@ -106,6 +107,18 @@ def model_fields(model: ModelAnswer) -> Fields:
     return model.model_dump(exclude={"object", "created", "owned_by"})
 
 
+def admin_rpcs(admin: ModelAdmin) -> Mapping[str, Rpc]:
+    """What changes the models; who may is decided before."""
+
+    async def load(service: Service, fields: Fields) -> Result:
+        return await admin.load(_name(fields, "name"), _without(fields, "name"))
+
+    async def unload(service: Service, fields: Fields) -> Result:
+        return await admin.unload(_name(fields, "name"))
+
+    return {"LoadModel": _started(load), "UnloadModel": _started(unload)}
+
+
 def _name(fields: Fields, name: str) -> str:
     value = fields.get(name, "")
     if not value:
@@ -133,8 +146,6 @@ RPCS: Mapping[str, Rpc] = {
     "ListItems": _stored(_list_items),
     "DeleteItem": _stored(_delete_item),
     "ListModels": _stored(_list_models),
-    "LoadModel": _missing("/v1/models/{name}/load"),
-    "UnloadModel": _missing("/v1/models/{name}/unload"),
 }
 # what one request of a stream is
 STREAMS: Mapping[str, str] = {

@@ -12,26 +12,38 @@ from google.protobuf.message_factory import GetMessageClass
 
 from vlmoe_client.proto.fields import fields_of, message_of
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2
+from vlmoe_serve.access import shown_key
+from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.errors import BadRequest, ServeError
-from vlmoe_serve.grpc_calls import RPCS, STREAMS, Fields, Rpc
-from vlmoe_serve.grpc_metadata import call_from, timing_metadata
+from vlmoe_serve.grpc_calls import RPCS, STREAMS, Fields, Rpc, admin_rpcs
+from vlmoe_serve.grpc_metadata import call_from, timing_metadata, value_of
 from vlmoe_serve.grpc_stream import Stream
 from vlmoe_serve.grpc_types import Answer, Context, Handler
+from vlmoe_serve.model_admin import ModelAdmin
 from vlmoe_serve.service import Service, error_body
 
 _log = logging.getLogger(__name__)
 SERVICE = vlmoe_pb2.DESCRIPTOR.services_by_name["VLMoE"]
 
 
-def vlmoe_handlers(service: Service, draining: asyncio.Event, max_body_bytes: int) -> dict[str, Handler]:
+def vlmoe_handlers(
+    service: Service,
+    draining: asyncio.Event,
+    max_body_bytes: int,
+    admin: ModelAdmin,
+    admin_keys: AdminKeys,
+) -> dict[str, Handler]:
     """A handler for every method of `vlmoe.v1.VLMoE`."""
+    admins = admin_rpcs(admin)
     handlers: dict[str, Handler] = {}
     for method in SERVICE.methods:
         name = method.name
         if name in STREAMS:
             answer = _stream(service, method, RPCS[STREAMS[name]], draining, max_body_bytes)
+        elif name in admins:
+            answer = _for_admins(_unary(service, method, admins[name]), admin_keys)
         else:
             answer = _unary(service, method, RPCS[name])
         # unary methods too: they look the same on the wire, and can be refused before the message is read
@@ -83,6 +95,14 @@ def _unary(service: Service, method: MethodDescriptor, rpc: Rpc) -> Answer:
         return message_of(gives, _answer_fields(result))
 
     return unary(method, lambda call: rpc.admit(service, call), run)
+
+
+def _for_admins(answer: Answer, keys: AdminKeys) -> Answer:
+    async def answer_admins(requests: object, context: Context) -> None:
+        keys.check(shown_key(lambda name: value_of(context.invocation_metadata(), name)))
+        await answer(requests, context)
+
+    return answer_admins
 
 
 def unary(

@@ -7,12 +7,14 @@ from grpc_reflection.v1alpha import reflection
 
 from vlmoe_serve import __version__
 from vlmoe_serve.access import Access
+from vlmoe_serve.admin_keys import AdminKeys
 from vlmoe_serve.grpc_exchange import Exchange
 from vlmoe_serve.grpc_health import HEALTH, Health
 from vlmoe_serve.grpc_methods import SERVICE, vlmoe_handlers
 from vlmoe_serve.grpc_open_inference import SERVICE as OPEN_INFERENCE
 from vlmoe_serve.grpc_open_inference import open_inference_handlers
 from vlmoe_serve.http_server import ListenError, listen
+from vlmoe_serve.model_admin import ModelAdmin
 from vlmoe_serve.service import Service
 from vlmoe_serve.tls import Tls
 
@@ -36,6 +38,8 @@ class GrpcServer:
         self,
         service: Service,
         access: Access,
+        admin: ModelAdmin,
+        admin_keys: AdminKeys,
         host: str,
         port: int,
         *,
@@ -43,7 +47,7 @@ class GrpcServer:
         tls: Tls | None = None,
     ) -> None:
         self._draining = asyncio.Event()
-        methods = vlmoe_handlers(service, self._draining, max_body_bytes)
+        methods = vlmoe_handlers(service, self._draining, max_body_bytes, admin, admin_keys)
         self._server = grpc.aio.server(
             interceptors=[Exchange(service, access)],
             options=_options(max_body_bytes),

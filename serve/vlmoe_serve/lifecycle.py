@@ -106,20 +106,21 @@ async def serve(options: Options) -> None:
         models.clear()
         _watch(service)
         admin = ModelAdmin(service, open_model, options.model_root)
+        admins = AdminKeys(admin_keys, keys)
         server = HttpServer(
             create_app(
                 service,
                 access,
                 max_body_bytes=options.max_body_bytes,
                 admin=admin,
-                admin_keys=AdminKeys(admin_keys, keys),
+                admin_keys=admins,
             ),
             tls=context,
             limits=ConnectionLimits(options.max_connections, on_refusal=metrics.on_connection_refused),
         )
         metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:
-            grpc_server = _grpc_server(options, service, access, tls)
+            grpc_server = _grpc_server(options, service, access, admin, admins, tls)
             if tls is not None and grpc_server is not None:
                 watched.append(Watched(tls.files, grpc_server.renew))
             await _live(service, server, listener, grpc_server, options.drain_s, watched)
@@ -130,12 +131,28 @@ async def serve(options: Options) -> None:
             collections.close()
 
 
-def _grpc_server(options: Options, service: Service, access: Access, tls: Tls | None) -> GrpcServer | None:
+def _grpc_server(
+    options: Options,
+    service: Service,
+    access: Access,
+    admin: ModelAdmin,
+    admin_keys: AdminKeys,
+    tls: Tls | None,
+) -> GrpcServer | None:
     if options.grpc_port == 0:
         return None
     port = 0 if options.grpc_port == ANY_PORT else options.grpc_port
     try:
-        return GrpcServer(service, access, options.host, port, max_body_bytes=options.max_body_bytes, tls=tls)
+        return GrpcServer(
+            service,
+            access,
+            admin,
+            admin_keys,
+            options.host,
+            port,
+            max_body_bytes=options.max_body_bytes,
+            tls=tls,
+        )
     except ListenError as error:
         raise StartError(str(error)) from error
 

@@ -5,6 +5,7 @@ import pytest
 
 from vlmoe_client.proto.fields import all_fields_of
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
+from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 
 
 @pytest.fixture
@@ -200,10 +201,38 @@ def field(number, content):
 
 
 def test_what_is_not_there_yet_says_so(stub, refused):
-    for call, request in (
-        (stub.LoadModel, pb.LoadModelRequest()),
-        (stub.UnloadModel, pb.UnloadModelRequest()),
-        (stub.ExplainRouting, pb.ExplainRoutingRequest()),
-    ):
-        found = refused(call, request)
-        assert (found.code, found.reason) == ("UNIMPLEMENTED", "unimplemented")
+    found = refused(stub.ExplainRouting, pb.ExplainRoutingRequest())
+    assert (found.code, found.reason) == ("UNIMPLEMENTED", "unimplemented")
+
+
+def test_models_are_changed_by_admins_alone(start, make_checkpoint, tmp_path, refused):
+    root = make_checkpoint(5).parent
+    (tmp_path / "admins").write_text("admin-key\n")
+    (tmp_path / "keys").write_text("caller-key\n")
+    server = start(
+        *("--model-root", str(root), "--admin-key-file", str(tmp_path / "admins")),
+        *("--api-key-file", str(tmp_path / "keys")),
+    )
+    admin, caller = [("x-api-key", "admin-key")], [("x-api-key", "caller-key")]
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = vlmoe_pb2_grpc.VLMoEStub(channel)
+        request = pb.LoadModelRequest(name="second", path="tiny")
+        for metadata, code in ((caller, "PERMISSION_DENIED"), ([], "UNAUTHENTICATED")):
+            assert refused(stub.LoadModel, request, metadata=metadata).code == code
+        loaded = stub.LoadModel(request, metadata=admin, timeout=60)
+        assert (loaded.id, loaded.HasField("replaced")) == ("second", False)
+        models = stub.ListModels(pb.ListModelsRequest(), metadata=caller).data
+        assert {model.id: model.model_id for model in models}["second"] == loaded.model_id
+        embedded = stub.Embed(pb.EmbedRequest(text="a cat", model="second"), metadata=caller)
+        assert embedded.space_id == loaded.space_id
+        again = stub.LoadModel(request, metadata=admin, timeout=60)
+        assert again.replaced == loaded.model_id
+        assert all(report.agreement == 1 for report in again.canary if report.HasField("agreement"))
+        found = refused(stub.LoadModel, pb.LoadModelRequest(name="third", path="../x"), metadata=admin)
+        assert found.code == "PERMISSION_DENIED"
+        assert (
+            refused(stub.UnloadModel, pb.UnloadModelRequest(name="none"), metadata=admin).code == "NOT_FOUND"
+        )
+        gone = stub.UnloadModel(pb.UnloadModelRequest(name="second"), metadata=admin)
+        assert (gone.id, gone.state) == ("second", "unloaded")
+    assert server.end() == 0

@@ -402,12 +402,42 @@ class ListModelsResponse(_message.Message):
     def __init__(self, data: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class LoadModelRequest(_message.Message):
-    __slots__ = ("name", "path")
+    __slots__ = ("name", "path", "min_likeness", "allow_new_space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    MIN_LIKENESS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_NEW_SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     path: str
-    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    min_likeness: float
+    allow_new_space: bool
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., min_likeness: _Optional[float] = ..., allow_new_space: _Optional[bool] = ...) -> None: ...
+
+class HeadReport(_message.Message):
+    __slots__ = ("head", "inputs", "agreement", "similarity")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    head: str
+    inputs: int
+    agreement: float
+    similarity: float
+    def __init__(self, head: _Optional[str] = ..., inputs: _Optional[int] = ..., agreement: _Optional[float] = ..., similarity: _Optional[float] = ...) -> None: ...
+
+class LoadModelResponse(_message.Message):
+    __slots__ = ("id", "model_id", "space_id", "replaced", "canary")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model_id: str
+    space_id: str
+    replaced: str
+    canary: _containers.RepeatedCompositeFieldContainer[HeadReport]
+    def __init__(self, id: _Optional[str] = ..., model_id: _Optional[str] = ..., space_id: _Optional[str] = ..., replaced: _Optional[str] = ..., canary: _Optional[_Iterable[_Union[HeadReport, _Mapping]]] = ...) -> None: ...
 
 class UnloadModelRequest(_message.Message):
     __slots__ = ("name",)
@@ -416,10 +446,14 @@ class UnloadModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class UnloadModelResponse(_message.Message):
-    __slots__ = ("unloaded",)
-    UNLOADED_FIELD_NUMBER: _ClassVar[int]
-    unloaded: bool
-    def __init__(self, unloaded: _Optional[bool] = ...) -> None: ...
+    __slots__ = ("id", "model_id", "state")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model_id: str
+    state: str
+    def __init__(self, id: _Optional[str] = ..., model_id: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
 
 class VqaStreamRequest(_message.Message):
     __slots__ = ("id", "request")

@@ -112,7 +112,7 @@ class VLMoEStub:
         self.LoadModel = channel.unary_unary(
                 '/vlmoe.v1.VLMoE/LoadModel',
                 request_serializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelRequest.SerializeToString,
-                response_deserializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.Model.FromString,
+                response_deserializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelResponse.FromString,
                 _registered_method=True)
         self.UnloadModel = channel.unary_unary(
                 '/vlmoe.v1.VLMoE/UnloadModel',
@@ -240,7 +240,8 @@ class VLMoEServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """These two need an admin key.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -364,7 +365,7 @@ def add_VLMoEServicer_to_server(servicer, server):
             'LoadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadModel,
                     request_deserializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelRequest.FromString,
-                    response_serializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.Model.SerializeToString,
+                    response_serializer=vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelResponse.SerializeToString,
             ),
             'UnloadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.UnloadModel,
@@ -828,7 +829,7 @@ class VLMoE:
             target,
             '/vlmoe.v1.VLMoE/LoadModel',
             vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelRequest.SerializeToString,
-            vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.Model.FromString,
+            vlmoe__client_dot_proto_dot_vlmoe_dot_v1_dot_vlmoe__pb2.LoadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
