@@ -73,6 +73,16 @@ class Build:
                 env={"PATH": os.environ["PATH"]},
             )
 
+    def enter(
+        self, stage: Stage, process: subprocess.Popen[bytes], command: list[str], variables: dict[str, str]
+    ) -> int:
+        """The exit code of another command in the container of a process that `start` has started."""
+        user, group = stage.user.split(":")
+        given = [f"{name}={value}" for name, value in (stage.variables | variables).items()]
+        into = ["nsenter", "--target", str(process.pid), "--mount", "--root", "--wd=/tmp"]
+        as_user = ["--setuid", user, "--setgid", group, "env", "-i"]
+        return subprocess.run([*into, *as_user, *given, *command], capture_output=True, timeout=60).returncode
+
     def _note(self, rest: str) -> None:
         pass
 
@@ -156,6 +166,7 @@ class Build:
                 f"mount -o remount,ro,bind {root}/{_LIBRARY}",
                 f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp",
                 f"mount -t tmpfs -o uid={user.split(':')[0]} tmpfs {root}/data",
+                f"mount -o remount,ro {root}",
             ]
         given = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
         inner = shlex.quote(f"cd {stage.folder} && exec " + shlex.join(command))
