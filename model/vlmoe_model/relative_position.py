@@ -45,6 +45,12 @@ def num_image_distances(grid: int) -> int:
 @functools.lru_cache(maxsize=256)
 def distance_index(num_text: int, num_image: int, grid: int, max_text: int, text_first: bool) -> Tensor:
     """int64 [length, length]: the table row of every pair of tokens."""
+    # cached for training as well, whoever asks first
+    with torch.inference_mode(False):
+        return _distance_index(num_text, num_image, grid, max_text, text_first)
+
+
+def _distance_index(num_text: int, num_image: int, grid: int, max_text: int, text_first: bool) -> Tensor:
     num_image_rows = num_image_distances(grid)
     total = num_image_rows + 2 * max_text + 2
     text, image = torch.arange(num_text), torch.arange(num_image)

@@ -51,6 +51,15 @@ def test_blocks_and_heads_are_columns(config: ModelConfig) -> None:
     assert torch.equal(bias[:, :, 0, 0].flatten(), torch.arange(float(columns)))
 
 
+def test_an_index_first_made_for_serving_can_be_trained_with(config: ModelConfig) -> None:
+    run = SequenceRun("questions", 1, 7, 5, True, None, None)
+    relative = RelativePosition(config)
+    with torch.inference_mode():
+        relative(run)
+    relative(run).sum().backward()
+    assert relative.table.grad is not None
+
+
 def test_another_grid_is_refused(config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="images of 8 pixels"):
         RelativePosition(config)(SequenceRun("shapes", 1, 0, 10, True, None, None))

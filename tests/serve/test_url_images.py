@@ -25,8 +25,16 @@ def redirect(place, status=302):
 async def serving(answers):
     """A web server; `answers` maps a path to the bytes of an answer. Yields (port, heads of requests)."""
     heads = []
+    handlers = set()
 
     async def one(reader, writer):
+        handlers.add(asyncio.current_task())
+        try:
+            await answer_one(reader, writer)
+        finally:
+            writer.close()
+
+    async def answer_one(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         heads.append(head)
         answer = answers[head.split()[1].decode()]
@@ -36,13 +44,17 @@ async def serving(answers):
             writer.write(answer)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
-            writer.close()
 
     server = await asyncio.start_server(one, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1], heads
     finally:
         server.close()
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        # a transport lets go of its socket in the loop's next turn
+        await asyncio.sleep(0)
 
 
 def fetching(answers, path="/a.png", *, host="127.0.0.1", listed=None, **options):
