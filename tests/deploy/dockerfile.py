@@ -98,6 +98,8 @@ class Build:
         for shared in base.glob("lib/libpython*"):
             shutil.copy2(shared, upper / "usr/local/lib", follow_symlinks=False)
         variables = {"PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        # a Python built as a shared library looks for it where it was built, which only root may be able to read
+        variables["LD_LIBRARY_PATH"] = "/usr/local/lib"
         self.stages.append(Stage(name, upper, variables))
 
     def _arg(self, rest: str) -> None:
@@ -151,9 +153,7 @@ class Build:
         work = self._scratch / f"{stage.name}-work"
         for folder in (root, work):
             folder.mkdir(exist_ok=True)
-        layers = (
-            f"lowerdir={stage.upper}:/" if read_only else f"lowerdir=/,upperdir={stage.upper},workdir={work}"
-        )
+        layers = f"lowerdir=/,upperdir={stage.upper},workdir={work}"
         user = stage.user if read_only else "0:0"
         lines = [
             f"mount -t overlay overlay -o {layers} {root}",
