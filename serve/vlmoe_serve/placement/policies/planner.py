@@ -85,11 +85,20 @@ def spread(num_steps: int, most: int) -> npt.NDArray[np.intp]:
 
 
 def _shifted(load: StepLoad) -> list[StepLoad]:
-    """The load if only one modality were asked for."""
+    """The load if only one modality were asked for, in full steps and in thin ones."""
     if not all(load.pools):
         return []
     parts = [load.only_pool(pool) for pool in range(2)]
-    return [part.steps(spread(part.num_steps, _GUARD_STEPS)) for part in parts if part.num_steps]
+    full = [part.steps(spread(part.num_steps, _GUARD_STEPS)) for part in parts if part.num_steps]
+    return [*full, *map(_thin, full)]
+
+
+def _thin(load: StepLoad) -> StepLoad:
+    """What is left when only one rank has tokens, another in every step: a shifted mix often means small batches."""
+    home_S = np.arange(load.num_steps) % load.num_ranks
+    is_home_SG = np.arange(load.num_ranks) == home_S[:, None]
+    counts = np.where(is_home_SG[None, :, None, :], load.counts_LSXG, 0)
+    return StepLoad(load.layers, load.pools, counts, load.home_SG * is_home_SG)
 
 
 def _mean_us(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> float:

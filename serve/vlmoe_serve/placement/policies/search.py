@@ -20,7 +20,7 @@ from vlmoe_serve.placement.step_time import DISPATCHES, busy_us, wire_us
 _TAIL_WEIGHT = 0.15
 _TAIL_SHARE = 0.05
 # a fine of this many times the relative excess; steep, so that a shifted mix is paid for only by large gains
-_FINE = 2.0
+_FINE = 4.0
 # how often a change starts at a rank in proportion to how often it is the slowest
 _AT_SLOWEST = 0.8
 # A change is first tried on every so manieth step, and dropped if it is worse there by more than this factor.

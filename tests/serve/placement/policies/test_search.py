@@ -29,7 +29,7 @@ def test_what_breaks_a_limit_is_fined() -> None:
         Objective(problem(counts, [Guard(text, limit)])).score(hosts).value for limit in (20.0, 10.0)
     )
     assert free == 20.0
-    assert tight == 20.0 * (1 + 2.0)
+    assert tight == 20.0 * (1 + 4.0)
 
 
 def test_slots_are_never_exceeded_and_no_expert_is_lost() -> None:
