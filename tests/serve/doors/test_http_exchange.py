@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -23,9 +24,11 @@ def test_an_id_that_would_break_a_line_is_replaced(client, given):
 def test_the_log_has_a_line_a_request_and_nothing_of_what_users_sent(server, client):
     client.post("/embed", json={"text": "a very secret question"}, headers={"x-request-id": "find-me"})
     client.get("/collections/secret-name", headers={"x-request-id": "find-me-too"})
-    # the line is written after the answer: another request gives it the time
-    client.get("/healthz")
-    lines = [line for line in server.log.splitlines() if "find-me" in line]
+    # a line is written after its answer, and read here by another thread
+    end_s = time.monotonic() + 30
+    while len(lines := [line for line in server.log.splitlines() if "find-me" in line]) < 2:
+        assert time.monotonic() < end_s, server.log
+        time.sleep(0.01)
     assert len(lines) == 2
     assert "POST /embed 200" in lines[0]
     assert "GET /collections/{name} 404" in lines[1]
