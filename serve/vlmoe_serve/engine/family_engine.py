@@ -26,7 +26,7 @@ class FamilyEngine:
         )
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
-        """The members' batches side by side; one job alone stays alone."""
+        """Every head of every member once; what batches cost is learnt from the first, which the others resemble."""
         batches = [
             [
                 [Job(member_head(index, job.head), job.example) for job in jobs]
@@ -34,8 +34,7 @@ class FamilyEngine:
             ]
             for index, one in enumerate(self._members)
         ]
-        every, alone, several = zip(*batches, strict=True)
-        return [job for jobs in every for job in jobs], alone[0], [job for jobs in several for job in jobs]
+        return [job for of_member in batches for job in of_member[0]], *batches[0][1:]
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         """One packed forward a member."""
