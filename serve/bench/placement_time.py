@@ -3,7 +3,7 @@
     .venv/bin/python serve/bench/placement_time.py [--large]
 
 Processor time, not wall time: it hardly depends on what else the machine does. `--large` plans 64 layers of 256 experts
-on 64 ranks, which takes minutes and 2 GB.
+on 64 ranks, which takes a minute or two, and 2 GB.
 """
 
 import argparse
