@@ -22,7 +22,7 @@ from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.network import VLMoE
 from vlmoe_model.presets import PRESETS
 from vlmoe_model.tokenizer import train_wordpiece
-from vlmoe_serve.batcher import Batcher
+from vlmoe_serve.batching.batcher import Batcher
 from vlmoe_serve.engine import ENGINES, FAMILY
 from vlmoe_serve.engine.base import EngineOptions
 

@@ -5,10 +5,10 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from vlmoe_serve.batching.pacing import Pacer
+from vlmoe_serve.batching.ticket import PRIORITIES, Priority
 from vlmoe_serve.errors import BadRequest
 from vlmoe_serve.lobby import Seat
-from vlmoe_serve.pacing import Pacer
-from vlmoe_serve.ticket import PRIORITIES, Priority
 from vlmoe_serve.validation import shown
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")

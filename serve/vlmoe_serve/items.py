@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from vlmoe_serve.call import Call
+from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.collection_schemas import (
     CollectionAnswer,
     ItemAnswer,
@@ -18,7 +19,6 @@ from vlmoe_serve.collection_schemas import (
     UpsertOptions,
 )
 from vlmoe_serve.errors import BadRequest, InvalidField, PayloadTooLarge, ServeError
-from vlmoe_serve.models import ServedModel
 from vlmoe_serve.retrieval.index import Item
 from vlmoe_serve.retrieval.manager import CollectionInfo
 from vlmoe_serve.retrieval.names import check_id, check_name

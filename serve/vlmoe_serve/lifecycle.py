@@ -18,32 +18,32 @@ from typing import Any
 
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
-from vlmoe_serve.access import Access
-from vlmoe_serve.admin_keys import AdminKeys
-from vlmoe_serve.api_keys import ApiKeys
-from vlmoe_serve.batcher import Batcher, BatcherOptions
+from vlmoe_serve.batching.batcher import Batcher, BatcherOptions
+from vlmoe_serve.catalog.family import Family, families
+from vlmoe_serve.catalog.model_admin import ModelAdmin
+from vlmoe_serve.catalog.models import Models, ServedModel
 from vlmoe_serve.cores import num_cores
-from vlmoe_serve.encode import EncodePool
+from vlmoe_serve.encoding.encode import EncodePool
+from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.engine import FAMILY
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
-from vlmoe_serve.family import Family, families
 from vlmoe_serve.file_watch import Watched, watch
-from vlmoe_serve.grpc_server import GrpcServer
-from vlmoe_serve.http_app import create_app
-from vlmoe_serve.http_connection import ConnectionLimits
-from vlmoe_serve.http_server import HttpServer, ListenError, listen, url_of
-from vlmoe_serve.key_limits import KeyLimits
+from vlmoe_serve.grpc_door.server import GrpcServer
+from vlmoe_serve.http_door.app import create_app
+from vlmoe_serve.http_door.connection import ConnectionLimits
+from vlmoe_serve.http_door.server import HttpServer, ListenError, listen, url_of
+from vlmoe_serve.keys.access import Access
+from vlmoe_serve.keys.admin_keys import AdminKeys
+from vlmoe_serve.keys.api_keys import ApiKeys
+from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
-from vlmoe_serve.model_admin import ModelAdmin
-from vlmoe_serve.models import Models, ServedModel
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import ANY_PORT, Options
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
 from vlmoe_serve.tls import Tls
-from vlmoe_serve.url_images import UrlImages
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -10,7 +10,7 @@ import itertools
 import math
 from types import TracebackType
 
-from vlmoe_serve.ticket import PRIORITIES, Priority
+from vlmoe_serve.batching.ticket import PRIORITIES, Priority
 
 _SMOOTHING = 0.05
 

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vlmoe_serve.byte_cache import CacheStats
+from vlmoe_serve.batching.observer import BatchReport, Drop
+from vlmoe_serve.encoding.byte_cache import CacheStats
 from vlmoe_serve.engine.protocol import EngineInfo
-from vlmoe_serve.observer import BatchReport, Drop
 
 # 0.5 ms to 60 s, about three steps a decade: a demo on a laptop and a large model under load both land inside
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

@@ -8,8 +8,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from vlmoe_serve.answers import EmbedAnswer, Result
 from vlmoe_serve.call import Call
+from vlmoe_serve.catalog.models import Models
 from vlmoe_serve.errors import InvalidField, ServeError
-from vlmoe_serve.models import Models
 from vlmoe_serve.schemas import EmbedRequest, Image, ModelName, Strict, Text
 from vlmoe_serve.service import Service
 from vlmoe_serve.tasks import TASKS

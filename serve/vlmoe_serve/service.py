@@ -14,9 +14,13 @@ from typing import Any, TypeVar
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ErrorAnswer, ErrorBody, Result
+from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.call import Call
-from vlmoe_serve.embedding_cache import EmbeddingCache
-from vlmoe_serve.encode import EncodePool
+from vlmoe_serve.catalog.models import Models, ServedModel
+from vlmoe_serve.encoding.embedding_cache import EmbeddingCache
+from vlmoe_serve.encoding.encode import EncodePool
+from vlmoe_serve.encoding.pictures import Pictures
+from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -27,15 +31,11 @@ from vlmoe_serve.errors import (
 from vlmoe_serve.in_flight import InFlight
 from vlmoe_serve.lobby import Lobby, Seat
 from vlmoe_serve.metrics import Metrics
-from vlmoe_serve.models import Models, ServedModel
-from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.schemas import MAX_INPUTS, Strict
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed, Task
-from vlmoe_serve.ticket import Work
 from vlmoe_serve.together import together
-from vlmoe_serve.url_images import UrlImages
 from vlmoe_serve.validation import check, checked_list
 
 _log = logging.getLogger(__name__)

@@ -142,7 +142,7 @@ def test_starting_may_take_as_long_as_the_server_gives_itself(render, container)
 @pytest.mark.deploy
 def test_routes_name_services_that_the_server_has(render):
     text = "".join(
-        path.read_text() for path in (*SERVER.glob("grpc_*.py"), *(ROOT / "clients").rglob("*_pb2*.py"))
+        path.read_text() for path in (*SERVER.glob("grpc_door/*.py"), *(ROOT / "clients").rglob("*_pb2*.py"))
     )
     rules = render("routes.yaml")["GRPCRoute/r1-vlmoe"]["spec"]["rules"]
     for match in rules[0]["matches"]:

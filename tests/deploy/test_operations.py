@@ -43,7 +43,7 @@ def test_every_value_of_the_chart_exists():
 
 
 def test_every_metric_exists():
-    text = "".join(path.read_text() for path in (ROOT / "serve" / "vlmoe_serve").glob("*.py"))
+    text = "".join(path.read_text() for path in (ROOT / "serve" / "vlmoe_serve").rglob("*.py"))
     for name in set(re.findall(r"\bvlmoe_[a-z_]+", PAGE)) - {"vlmoe_queue_seconds_quantile"}:
         assert re.sub(r"_(bucket|total)$", "", name) in text, name
 

@@ -12,8 +12,8 @@ from vlmoe_loadtests.simulator.policies import CAPACITY, MAX_ITEMS, POLICIES, Se
 from vlmoe_loadtests.simulator.report import Report, report, table
 from vlmoe_loadtests.simulator.simulation import Fate, simulate
 from vlmoe_loadtests.simulator.workload import RAGGED, TEXTS, mean_work, tickets
-from vlmoe_serve.cost import CostModel
-from vlmoe_serve.ticket import Ticket, Work
+from vlmoe_serve.batching.cost import CostModel
+from vlmoe_serve.batching.ticket import Ticket, Work
 
 CPU, GPU = ENGINES["cpu"], ENGINES["gpu"]
 

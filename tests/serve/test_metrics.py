@@ -1,9 +1,9 @@
 import pytest
 
-from vlmoe_serve.byte_cache import CacheStats
+from vlmoe_serve.batching.observer import BatchReport
+from vlmoe_serve.batching.ticket import Work
+from vlmoe_serve.encoding.byte_cache import CacheStats
 from vlmoe_serve.metrics import Metrics
-from vlmoe_serve.observer import BatchReport
-from vlmoe_serve.ticket import Work
 
 REPORT = BatchReport(
     num_tickets=2,

@@ -8,7 +8,7 @@ from vlmoe_loadtests.simulator.policies import POLICIES
 from vlmoe_loadtests.simulator.report import report, table
 from vlmoe_loadtests.simulator.simulation import simulate
 from vlmoe_loadtests.simulator.workload import RAGGED, TEXTS, mean_work, tickets
-from vlmoe_serve.cost import CostModel
+from vlmoe_serve.batching.cost import CostModel
 
 # Milliseconds fixed, per token, per unit of attention: a small model on a CPU core, and a large one on a GPU, where
 # launching is dear and tokens are cheap.

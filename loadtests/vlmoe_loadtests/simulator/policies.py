@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vlmoe_serve.cost import CostModel, Estimator, Sample
-from vlmoe_serve.schedule import Departure, Schedule
-from vlmoe_serve.ticket import Ticket, Work
+from vlmoe_serve.batching.cost import CostModel, Estimator, Sample
+from vlmoe_serve.batching.schedule import Departure, Schedule
+from vlmoe_serve.batching.ticket import Ticket, Work
 
 MAX_ITEMS = 32
 MAX_TOKENS = 16384

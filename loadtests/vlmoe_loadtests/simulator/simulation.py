@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlmoe_loadtests.simulator.policies import Policy, Sent
-from vlmoe_serve.cost import CostModel
-from vlmoe_serve.ticket import Ticket, Work
+from vlmoe_serve.batching.cost import CostModel
+from vlmoe_serve.batching.ticket import Ticket, Work
 
 
 @dataclass(frozen=True, slots=True)

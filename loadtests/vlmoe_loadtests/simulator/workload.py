@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vlmoe_serve.ticket import Priority, Ticket, Work
+from vlmoe_serve.batching.ticket import Priority, Ticket, Work
 
 
 @dataclass(frozen=True, slots=True)

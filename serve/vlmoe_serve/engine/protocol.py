@@ -15,7 +15,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from vlmoe_serve.cost import Sample
+from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.transport import JobRef
 

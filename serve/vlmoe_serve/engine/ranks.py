@@ -29,11 +29,11 @@ from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGro
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
 from vlmoe_model.runner import Dtype, Runner, choose_device
+from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed
 from vlmoe_serve.engine.transport import Arena
-from vlmoe_serve.ticket import Work
 
 _RANK = "vlmoe_serve.engine.rank"
 

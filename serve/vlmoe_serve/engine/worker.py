@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmoe_serve.cost import Sample
+from vlmoe_serve.batching.cost import Sample
+from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine.base import Engine
 from vlmoe_serve.engine.lifetime import die_with
 from vlmoe_serve.engine.protocol import (
@@ -35,7 +36,6 @@ from vlmoe_serve.engine.protocol import (
 )
 from vlmoe_serve.engine.transport import ArenaView
 from vlmoe_serve.logs import configure_logs
-from vlmoe_serve.ticket import Work
 
 # The timed part of the warm-up stops here: a large model on a slow machine must not start twice as slowly.
 _MAX_SAMPLING_S = 1.0

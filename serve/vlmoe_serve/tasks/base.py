@@ -10,8 +10,8 @@ import numpy.typing as npt
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import Result, Usage
-from vlmoe_serve.models import Models, ServedModel
-from vlmoe_serve.pictures import Pictures
+from vlmoe_serve.catalog.models import Models, ServedModel
+from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.schemas import Strict
 

@@ -6,9 +6,9 @@ from vlmoe_model.config import HeadConfig
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ClassifyAnswer, ClassifyResults, Result, ScoredLabel
+from vlmoe_serve.catalog.models import ServedModel
+from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.errors import InvalidField
-from vlmoe_serve.models import ServedModel
-from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.schemas import ClassifyBatch, ClassifyOptions, ClassifyRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.inputs import job, one_of

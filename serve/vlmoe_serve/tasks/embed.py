@@ -2,7 +2,7 @@
 
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_serve.answers import EmbedAnswer, EmbedResults, Result
-from vlmoe_serve.models import ServedModel
+from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.schemas import EmbedBatch, EmbedOptions, EmbedRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.inputs import job, one_of

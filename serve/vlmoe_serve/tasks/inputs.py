@@ -5,9 +5,9 @@ import re
 
 from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Example, Job
+from vlmoe_serve.catalog.models import ServedModel
+from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.errors import BadRequest, InvalidField, UrlNotAllowed, from_input_error
-from vlmoe_serve.models import ServedModel
-from vlmoe_serve.pictures import Pictures
 from vlmoe_serve.validation import shown
 
 _DATA_URL = re.compile(r"data:[^,]{0,256},", re.IGNORECASE)

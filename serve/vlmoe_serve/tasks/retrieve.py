@@ -4,8 +4,8 @@ import numpy as np
 
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_serve.answers import Result, RetrieveAnswer, RetrieveResults, ScoredItem
+from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.errors import InvalidField, SpaceConflict
-from vlmoe_serve.models import ServedModel
 from vlmoe_serve.retrieval.filters import compile_filter
 from vlmoe_serve.retrieval.manager import CollectionInfo
 from vlmoe_serve.schemas import RetrieveBatch, RetrieveOptions, RetrieveRequest, Strict

@@ -1,0 +1,1 @@
+"""The HTTP door: FastAPI, and the ASGI layers around it."""

@@ -1,0 +1,95 @@
+"""What a request carries: its body as JSON or as a form, and the headers that say how to treat it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.requests import Request
+
+from vlmoe_serve.call import Call, read_priority
+from vlmoe_serve.errors import BadRequest, InvalidField
+from vlmoe_serve.http_door.json import parse_json
+from vlmoe_serve.validation import shown
+
+# fields of forms that hold several values, and those whose text is JSON
+_LISTS = frozenset({"labels", "images", "texts"})
+_JSON = frozenset({"filter"})
+_FLAGS = {"rerank": {"true": True, "false": False}}
+_MAX_PARTS = 1100
+_CALL = "vlmoe.call"
+_MAX_TIMEOUT_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A parsed body. strict: False for a form, where every value is text."""
+
+    fields: Any
+    strict: bool
+
+
+def call_from(request: Request) -> Call:
+    """The request's call, with the caller's deadline and priority: always the same one for the same request.
+
+    Raises:
+        BadRequest: a header out of range.
+    """
+    known: Call | None = request.scope.get(_CALL)
+    if known is not None:
+        return known
+    timeout_ms = _timeout_ms(request.headers)
+    call = Call.within(
+        None if timeout_ms is None else timeout_ms / 1000, read_priority(request.headers.get("x-priority"))
+    )
+    request.scope[_CALL] = call
+    return call
+
+
+async def read_body(request: Request, max_bytes: int) -> Body:
+    """Read and parse a body. A form's file arrives as bytes in its field.
+
+    Raises:
+        BadRequest, InvalidField
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return Body(await _form(request, max_bytes), strict=False)
+    # every other type is taken for JSON: curl -d says form-urlencoded whatever it sends
+    return Body(parse_json(await request.body()), strict=True)
+
+
+async def read_json(request: Request, *, if_empty: object = None) -> Any:
+    """Read and parse a body of JSON."""
+    body = await request.body()
+    return if_empty if not body and if_empty is not None else parse_json(body)
+
+
+async def _form(request: Request, max_bytes: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    async with request.form(max_files=8, max_fields=_MAX_PARTS, max_part_size=max_bytes) as form:
+        for name, part in form.multi_items():
+            value = await part.read() if isinstance(part, UploadFile) else _from_text(name, part)
+            if name in _LISTS:
+                fields.setdefault(name, []).append(value)
+            elif name in fields:
+                raise InvalidField(f"{shown(name)} is given twice", param=name)
+            else:
+                fields[name] = value
+    return fields
+
+
+def _from_text(name: str, text: str) -> Any:
+    return parse_json(text.encode()) if name in _JSON else _FLAGS.get(name, {}).get(text, text)
+
+
+def _timeout_ms(headers: Headers) -> int | None:
+    text = headers.get("x-request-timeout-ms")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,7}", text) or not 1 <= int(text) <= _MAX_TIMEOUT_MS:
+        raise BadRequest(
+            f"x-request-timeout-ms must be a whole number from 1 to {_MAX_TIMEOUT_MS}, got {shown(text)}",
+            param="x-request-timeout-ms",
+        )
+    return int(text)

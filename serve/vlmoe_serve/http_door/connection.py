@@ -1,0 +1,183 @@
+"""One connection to the HTTP door: what must hold before there is a request.
+
+    accept -> too many connections? -> head: in time, small enough, well formed? -> ASGI
+
+uvicorn bounds neither the time nor the size of a request's head, and lets a connection that sends nothing stay
+forever; a few thousand of those would use up a server's file descriptors. Bodies are `http_limits`' concern.
+"""
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from vlmoe_serve.errors import (
+    BadRequest,
+    HeadTooLarge,
+    RequestTooSlow,
+    ServeError,
+    TooManyConnections,
+    UrlTooLong,
+    retry_after,
+)
+from vlmoe_serve.http_door.errors import error_bytes
+
+_MAX_URL = 8192
+_MAX_HEAD = 65_536
+_MAX_HEADERS = 100
+# What a caller does not take off the socket for this long ends the connection, and frees the answer that waits for it.
+_UNTAKEN_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What connections may do.
+
+    max_connections: open at a time. head_s: for a request line and its headers to arrive.
+    on_refusal: told the code of every refusal.
+    """
+
+    max_connections: int = 2048
+    head_s: float = 15.0
+    on_refusal: Callable[[str], None] = lambda why: None
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, with a clock and a size on the head of every request."""
+
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+
+    @classmethod
+    def limited(cls, limits: ConnectionLimits) -> type["Connection"]:
+        """The class of connections with these limits."""
+        return type("LimitedConnection", (cls,), {"limits": limits})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has connected."""
+        super().connection_made(transport)
+        self._in_head, self._begun, self._head_bytes = True, False, 0
+        self._refusal: ServeError | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        _drop_if_untaken(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self._refuse(
+                TooManyConnections(
+                    f"there are {self.limits.max_connections} connections, as many as are allowed"
+                )
+            )
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of requests."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            self._expect_head()
+        super().data_received(data)
+        # a head of endless headers, or of one endless header, which the parser only hands over when it is whole
+        if self._in_head and self._head_bytes > _MAX_HEAD and not self.transport.is_closing():
+            self._refuse(_head_too_large())
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._begun = True
+        self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request line's address."""
+        super().on_url(url)
+        if len(self.url) > _MAX_URL:
+            self._fail(UrlTooLong(f"the address is longer than {_MAX_URL} bytes"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole header."""
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADERS:
+            self._fail(HeadTooLarge(f"there are more than {_MAX_HEADERS} headers"))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _MAX_HEAD:
+            self._fail(_head_too_large())
+        super().on_headers_complete()
+        self._in_head = False
+        self._stop_timer()
+
+    def on_message_complete(self) -> None:
+        """The request is whole; what follows is the next one's head."""
+        super().on_message_complete()
+        self._in_head, self._begun, self._head_bytes = True, False, 0
+
+    def send_400_response(self, msg: str) -> None:
+        """What could not be parsed, or was stopped while it was."""
+        self._refuse(self._refusal or BadRequest("this is not HTTP/1.1", code="malformed_request"))
+
+    def _fail(self, error: ServeError) -> None:
+        """Stop the parser from one of its callbacks; it answers through `send_400_response`."""
+        self._refusal = error
+        raise error
+
+    def _refuse(self, error: ServeError) -> None:
+        self._stop_timer()
+        self.limits.on_refusal(error.code)
+        body = error_bytes(error)
+        lines = [
+            b"content-type: application/json",
+            b"content-length: %d" % len(body),
+            b"x-request-id: " + uuid.uuid4().hex.encode(),
+            b"connection: close",
+        ]
+        wait_s = retry_after(error)
+        if wait_s is not None:
+            lines.append(b"retry-after: %d" % wait_s)
+        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None and self._in_head:
+            self._head_timer = self.loop.call_later(self.limits.head_s, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # its last request is still being answered
+            self._expect_head()
+        elif not self._begun:
+            self.limits.on_refusal("idle")
+            self.transport.close()
+        else:
+            self._refuse(
+                RequestTooSlow(f"the head of the request did not come within {self.limits.head_s:g} s")
+            )
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the head of the request is larger than {_MAX_HEAD} bytes")
+
+
+def _drop_if_untaken(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if connection is not None and option is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, _UNTAKEN_MS)

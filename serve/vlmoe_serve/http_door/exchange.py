@@ -1,0 +1,69 @@
+"""The outermost layer of the HTTP door: request ids, metrics, one log line, and a net under everything.
+
+uvicorn -> Exchange -> BodyLimit -> Gate -> FastAPI
+"""
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vlmoe_serve.call import read_request_id
+from vlmoe_serve.http_door.errors import CALLER_LEFT, internal_error
+from vlmoe_serve.metrics import Metrics
+
+_log = logging.getLogger("vlmoe_serve.access")
+
+
+class Exchange:
+    """Counts, names and logs every request, and answers what raised unforeseen."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start_s = time.perf_counter()
+        request_id = read_request_id(Headers(scope=scope).get("x-request-id"))
+        status = 0
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        self._metrics.on_start()
+        try:
+            try:
+                await self._app(scope, receive, named)
+            except Exception:
+                _log.exception(
+                    "id=%s failed for a reason nobody foresaw",
+                    request_id,
+                    extra={"data": {"request_id": request_id}},
+                )
+                if status == 0:
+                    await internal_error(scope["path"])(scope, receive, named)
+        finally:
+            seconds = time.perf_counter() - start_s
+            route, method = _route(scope), scope["method"]
+            if status in (0, CALLER_LEFT):
+                self._metrics.on_disconnect(route)
+            else:
+                self._metrics.on_answer(route, method, status, seconds)
+            shown, ms = status or CALLER_LEFT, round(1000 * seconds, 1)
+            # the route, not the path: names that users chose stay out of the log
+            data = {"method": method, "route": route, "status": shown, "ms": ms, "request_id": request_id}
+            _log.info("%s %s %d %.1f ms id=%s", method, route, shown, ms, request_id, extra={"data": data})
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern; every unknown path counts as one."""
+    return getattr(scope.get("route"), "path_format", None) or "other"

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, whatever door it comes by."""

@@ -1,0 +1,64 @@
+import asyncio
+import threading
+import time
+
+import pytest
+
+from vlmoe_serve.encoding.encode import EncodePool
+from vlmoe_serve.errors import DeadlineExceeded
+
+
+@pytest.fixture
+def pool():
+    pool = EncodePool(2)
+    yield pool
+    pool.close()
+
+
+def test_work_leaves_the_loops_thread_and_fails_as_itself(pool):
+    async def check():
+        assert await pool.run(threading.current_thread, None) is not threading.main_thread()
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(lambda: 1 / 0, None)
+
+    asyncio.run(check())
+
+
+def test_no_more_than_its_threads_run_at_once_and_the_wait_is_known(pool):
+    gate, running = threading.Event(), []
+
+    def work():
+        running.append(1)
+        gate.wait()
+
+    async def check():
+        assert pool.wait_ms == 0
+        tasks = [asyncio.ensure_future(pool.run(work, None)) for _ in range(6)]
+        await asyncio.sleep(0.05)
+        assert len(running) == 2
+        assert pool.wait_ms > 0
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert pool.wait_ms == 0
+
+    asyncio.run(check())
+
+
+def test_expired_and_cancelled_work_never_starts(pool):
+    gate, done = threading.Event(), []
+
+    async def check():
+        busy = [asyncio.ensure_future(pool.run(gate.wait, None)) for _ in range(2)]
+        late = asyncio.ensure_future(pool.run(lambda: done.append("late"), time.monotonic()))
+        gone = asyncio.ensure_future(pool.run(lambda: done.append("gone"), None))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*busy)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await pool.run(lambda: done.append("last"), None)
+
+    asyncio.run(check())
+    assert done == ["last"]
