@@ -13,8 +13,8 @@ PATIENCE_S = 30.0
 
 @pytest.fixture(scope="module")
 def short(start):
-    """A server whose queue takes 5 ms of work."""
-    server = start("--max-queue-ms", "5")
+    """A server whose queue takes 2 ms of work."""
+    server = start("--max-queue-ms", "2")
     # it learns what an input costs from the first ones
     for _ in range(20):
         server.client.post("/embed", json={"text": "a sleeping cat"}).raise_for_status()
