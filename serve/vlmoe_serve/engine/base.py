@@ -79,6 +79,10 @@ class Engine(Protocol):
         """
         ...
 
+    def beat(self) -> None:
+        """Return when every process of it answers; asked while nothing runs. Who waits too long for it ends it."""
+        ...
+
     def warmed_up(self) -> None:
         """The warm-up has passed: what runs from now on is traffic."""
         ...

@@ -50,6 +50,11 @@ class FamilyEngine:
                 outputs[position] = output
         return outputs
 
+    def beat(self) -> None:
+        """Asked of every member."""
+        for member in self._members:
+            member.beat()
+
     def warmed_up(self) -> None:
         """Told to every member."""
         for member in self._members:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from vlmoe_kernels.collectives.shared_memory import Descriptors
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.lifetime import die_with
-from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed
+from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed, Ping, Pong
 from vlmoe_serve.engine.ranks import load_share
 from vlmoe_serve.engine.transport import ArenaView
 
@@ -49,6 +49,9 @@ def _serve(sock: socket.socket, arena: ArenaView, port: int, descriptors: Descri
     sock.sendall(protocol.frame(BatchDone(0, (), 0.0)))
     while True:
         batch = protocol.receive(sock)
+        if isinstance(batch, Ping):
+            sock.sendall(protocol.frame(Pong(batch.id)))
+            continue
         assert isinstance(batch, Batch)
         start_s = time.perf_counter()
         outputs = runner.run(arena.read(batch.jobs, batch.arena_bytes))

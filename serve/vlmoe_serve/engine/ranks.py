@@ -10,6 +10,7 @@ outlives rank 0.
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -32,10 +33,12 @@ from vlmoe_model.runner import Dtype, Runner, choose_device
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed
+from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed, Ping, Pong
 from vlmoe_serve.engine.transport import Arena
 
 _RANK = "vlmoe_serve.engine.rank"
+# of silence, after which the log names the rank; to end it is for the watchdog in front
+_LONG_S = 10.0
 
 
 class RankProcess:
@@ -85,9 +88,20 @@ class RankProcess:
         assert isinstance(answer, BatchDone), answer
         return [np.frombuffer(block, np.float32) for block in answer.outputs]
 
-    def _receive(self) -> LoadFailed | BatchDone:
+    def ping(self) -> None:
+        """Ask whether it lives."""
+        self._socket.sendall(protocol.frame(Ping(0)))
+
+    def wait_for_pong(self) -> None:
+        """Wait, however long it takes, and name the rank when it takes long."""
+        while not select.select([self._socket], [], [], _LONG_S)[0]:
+            print(f"rank {self._rank} has not answered for {_LONG_S:g} s", file=sys.stderr, flush=True)
+        answer = self._receive()
+        assert isinstance(answer, Pong), answer
+
+    def _receive(self) -> LoadFailed | BatchDone | Pong:
         try:
-            return cast(LoadFailed | BatchDone, protocol.receive(self._socket))
+            return cast(LoadFailed | BatchDone | Pong, protocol.receive(self._socket))
         except (EOFError, OSError):
             raise RuntimeError(f"rank {self._rank} ended") from None
 
@@ -117,6 +131,13 @@ class Ranks:
             for index, output in zip(share, of_share, strict=True):
                 results[index] = output
         return results
+
+    def beat(self) -> None:
+        """Hear of every rank. A rank that hangs makes this hang, and the watchdog in front ends them all."""
+        for other in self._others:
+            other.ping()
+        for other in self._others:
+            other.wait_for_pong()
 
 
 def load(options: EngineOptions) -> Ranks:

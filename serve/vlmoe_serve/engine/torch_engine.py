@@ -57,6 +57,11 @@ class TorchEngine:
             return self._runner.run(jobs, self._tracer.observe)
         return self._runner.run(jobs)
 
+    def beat(self) -> None:
+        """Hear of every rank."""
+        if isinstance(self._runner, ranks.Ranks):
+            self._runner.beat()
+
     def warmed_up(self) -> None:
         """Record from here on."""
         self._is_warm = True

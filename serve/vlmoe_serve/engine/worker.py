@@ -77,6 +77,7 @@ def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
         while True:
             asked = receive(sock)
             if isinstance(asked, Ping):
+                engine.beat()
                 _send(sock, Pong(asked.id))
                 continue
             assert isinstance(asked, Batch)

@@ -155,6 +155,31 @@ def test_the_death_of_an_idle_rank_restarts_the_group(checkpoint: Path) -> None:
     with_ranks(checkpoint, 2, use)
 
 
+def test_a_rank_that_hangs_while_idle_is_found(checkpoint: Path) -> None:
+    work = jobs(6)
+    restarts: list[str] = []
+
+    async def main() -> None:
+        options = EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1, ranks=2)
+        watchful = SupervisorOptions(max_down_s=200, hang_s=5, ping_s=0.1)
+        supervisor = Supervisor(ENGINES["torch"], options, watchful, restarts.append)
+        async with asyncio.timeout(240):
+            await supervisor.start()
+            try:
+                before = (await supervisor.run(work)).outputs
+                (rank,) = children_of(supervisor.pid)
+                os.kill(rank, signal.SIGSTOP)
+                while not restarts:
+                    await asyncio.sleep(0.01)
+                assert restarts == ["gave no answer for 5 s and was killed"]
+                assert (await supervisor.run(work)).outputs == before
+                assert is_gone(rank)
+            finally:
+                await supervisor.stop()
+
+    asyncio.run(main())
+
+
 def test_no_rank_outlives_rank_0(checkpoint: Path) -> None:
     async def use(supervisor: Supervisor) -> None:
         ranks = children_of(supervisor.pid)
