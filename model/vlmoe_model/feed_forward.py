@@ -5,6 +5,8 @@ A dense pool is a pool of one expert. Where the block is a mixture, V and T have
 
 # T = tokens, K = choices per token, D = dim, F = hidden width, E = experts of a pool
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
-from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Shares
+from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Split, shares_of
+from vlmoe_model.dispatch.holdings import Held
 from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
@@ -75,7 +78,9 @@ class FeedForward(nn.Module):
                 )
 
     def _pools(self, dtype: torch.dtype | None = None) -> list[Pool]:
-        return [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
+        """Those that have experts here: a rank may hold none of one."""
+        pools = [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
+        return [pool for pool in pools if len(pool.w1)]
 
     def _routers(self) -> list[Router | None]:
         """The router of each pool."""
@@ -95,29 +100,32 @@ class FeedForward(nn.Module):
                 self._pools(dtype), weights, self.eps, top_k=self.top_k, by_score=by_score == {True}
             )
         else:
-            self.op = backend.grouped_ffn(self._pools(dtype), self.eps)
+            pools = self._pools(dtype)
+            # a rank without experts gets no rows
+            self.op = backend.grouped_ffn(pools, self.eps) if pools else lambda x_TD, plan: x_TD
         for pool in self.pools.values():
             give_up(pool, *Pool._fields)
         for router in routers:
             if router is not None:
                 router.pack(backend)
 
-    def share_experts(self, group: Group) -> None:
+    def share_experts(self, group: Group, held: Sequence[Held], split: Split) -> None:
         """Keep this rank's experts of a mixture, and send tokens to those of the others.
 
-        Raises:
-            ValueError: the experts cannot be shared equally.
+        Args:
+            group: the ranks.
+            held: what each of them holds.
+            split: of tokens over copies.
         """
         if not self.is_moe:
             return
-        shares = Shares.equal(self.sizes, [name in self.routers for name in self.pools], group.size)
-        self.dispatch = ExpertParallel(group, shares)
-        for name in self.routers:
+        shares = shares_of(self.sizes, [name in self.routers for name in self.pools], held)
+        self.dispatch = ExpertParallel(group, shares, split)
+        for name, mine in zip(self.routers, held[group.rank], strict=True):
             pool = self.pools[name]
             for field, weights in list(pool.named_parameters(recurse=False)):
-                share = weights.shape[0] // group.size
-                mine = weights[group.rank * share : (group.rank + 1) * share]
-                setattr(pool, field, nn.Parameter(mine, requires_grad=weights.requires_grad))
+                kept = weights.detach()[list(mine)]
+                setattr(pool, field, nn.Parameter(kept, requires_grad=weights.requires_grad))
 
     def take_part(self, device: torch.device | str) -> None:
         """Serve the other ranks' tokens in a step in which this rank has none."""

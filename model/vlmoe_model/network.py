@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from vlmoe_kernels import Backend
 from vlmoe_kernels.collectives import Group
 from vlmoe_model.config import ModelConfig
+from vlmoe_model.dispatch.expert_parallel import Split
+from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.embeddings import Embeddings
 from vlmoe_model.encoder import Block, Encoder
 from vlmoe_model.heads import HEADS, States
@@ -32,15 +34,21 @@ class VLMoE(nn.Module):
                 if isinstance(module, Linear):
                     module.pack(backend, torch.float32)
 
-    def share_experts(self, group: Group) -> None:
+    def share_experts(self, group: Group, holdings: Holdings, split: Split) -> None:
         """Keep one rank's part of the experts; before weights are loaded and packed.
 
+        Args:
+            group: the ranks.
+            holdings: what each of them holds.
+            split: of tokens over copies.
+
         Raises:
-            ValueError: the experts cannot be shared equally.
+            ValueError: the holdings are for another network or other ranks.
         """
-        for block in self.encoder.blocks:
-            if isinstance(block, Block):
-                block.ffn.share_experts(group)
+        holdings.check(self.config, group.size)
+        for index, block in enumerate(self.encoder.blocks):
+            if isinstance(block, Block) and block.ffn.is_moe:
+                block.ffn.share_experts(group, holdings.layers[index], split)
 
     def take_part(self, device: torch.device | str) -> None:
         """Serve the experts of this rank in a step in which it has no sequences."""

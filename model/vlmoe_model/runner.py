@@ -17,6 +17,8 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.config import ModelConfig
+from vlmoe_model.dispatch.expert_parallel import Split, nearest_copy
+from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
@@ -70,6 +72,8 @@ class Runner:
         backend: str = "auto",
         threads: int | None = None,
         group: Group | None = None,
+        holdings: Holdings | None = None,
+        split: Split = nearest_copy,
         family: Sequence["Runner"] = (),
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
@@ -81,12 +85,14 @@ class Runner:
             backend: kernels by name, or `auto` for the best there are for the device.
             threads: CPU threads; None leaves torch's choice.
             group: ranks that share the experts; every one loads its own part and runs when the others do.
+            holdings: which rank of the group holds which experts; None for even shares without copies.
+            split: of tokens over an expert's copies, the same on every rank.
             family: runners in this process; feed-forward layers that come from the same bytes as theirs are theirs.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
-            ValueError: an unknown device, dtype or backend, one that cannot be had here, or more ranks than share the
-                experts equally.
+            ValueError: an unknown device, dtype or backend, one that cannot be had here, or holdings for another
+                network or another number of ranks.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -103,8 +109,9 @@ class Runner:
         if group is None:
             state = load_state(directory, expected=expected, skip=adopted)
         else:
-            network.share_experts(group)
-            state = load_state(directory, expected=expected, rank=group.rank, num_ranks=group.size)
+            holdings = holdings or Holdings.even(directory.config, group.size)
+            network.share_experts(group, holdings, split)
+            state = load_state(directory, expected=expected, experts=holdings.of(group.rank))
         # popped, so that no tensor outlives its cast, or later its packed copy
         own = [name for name in expected if name in state]
         network.load_state_dict(

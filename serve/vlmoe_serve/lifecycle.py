@@ -40,6 +40,8 @@ from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import ANY_PORT, Options
+from vlmoe_serve.placement.chosen import choose_placement
+from vlmoe_serve.placement.placement import PlacementError
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
@@ -63,6 +65,8 @@ async def serve(options: Options) -> None:
     Raises:
         StartError: anything that keeps the server from being ready.
     """
+    if options.placement is not None and options.ranks == 1:
+        raise UsageError("--placement needs --ranks: one rank holds all experts")
     keys = ApiKeys.load(options.api_key_file)
     shares = KeyLimits(options.max_key_concurrency, options.max_key_rate)
     if shares and not keys:
@@ -82,7 +86,7 @@ async def serve(options: Options) -> None:
     try:
         models = _open_models(options, metrics)
         listener = listen(options.host, options.port)
-    except (CheckpointError, ListenError) as error:
+    except (CheckpointError, PlacementError, ListenError) as error:
         raise StartError(str(error)) from error
     with listener:
         try:
@@ -193,6 +197,9 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
     trace_dir = options.trace_routing
     if trace_dir is not None and len(options.model) > 1:
         trace_dir = trace_dir / name
+    placement = None
+    if options.placement is not None:
+        placement = choose_placement(options.placement, directory.config, options.ranks, trace_dir)
     batcher = Batcher(
         EngineOptions(
             path=directory.path,
@@ -200,6 +207,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             dtype=options.dtype,
             threads=options.threads,
             ranks=options.ranks,
+            placement=placement,
             trace_dir=trace_dir,
         ),
         BatcherOptions(max_queue_ms=options.max_queue_ms),

@@ -136,6 +136,15 @@ class Options:
             _whole(1, 64), "N", "processes, each with its own GPU if there are any, that share the experts"
         ),
     ] = 1
+    placement: Annotated[
+        str | None,
+        Option(
+            _text,
+            "FILE/POLICY",
+            "which rank holds which experts: a file of vlmoe plan, or a policy that plans at start",
+            shown="even shares",
+        ),
+    ] = None
     threads: Annotated[
         int, Option(_threads, "N", "threads of each rank; auto shares the cores among them", shown="auto")
     ] = 0

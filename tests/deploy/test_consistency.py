@@ -122,7 +122,7 @@ def test_a_variable_that_the_server_does_not_know_would_be_seen(render, containe
 def test_probes_and_scrapes_ask_for_open_routes_of_the_server(render, container):
     objects = render("monitoring.yaml")
     first = container(objects)
-    routes = set(re.findall(r'@router.get\("(/[\w/]*)"', (SERVER / "http_system.py").read_text()))
+    routes = set(re.findall(r'@router.get\("(/[\w/]*)"', (SERVER / "http_door" / "system.py").read_text()))
     ports = {port["name"] for port in first["ports"]}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert first[probe]["httpGet"]["path"] in routes

@@ -29,6 +29,7 @@ def one_line(capsys):
         ([], {"VLMOE_SERVE_NONSENSE": "1"}, "VLMOE_SERVE_NONSENSE"),
         (["--config", "/does/not/exist.yaml"], {}, "/does/not/exist.yaml"),
         (["--api-key-file", "/does/not/exist"], {}, "/does/not/exist"),
+        (["--placement", "linear"], {}, "--placement needs --ranks"),
     ],
 )
 def test_bad_usage_is_2_and_one_line(argv, environ, says, capsys, monkeypatch):
@@ -47,3 +48,9 @@ def test_a_broken_config_names_its_file(capsys, tmp_path):
     (tmp_path / "config.json").write_text("{")
     assert run(["--model", str(tmp_path), "--port", "0"]) == 1
     assert "config.json" in one_line(capsys)
+
+
+@pytest.mark.parametrize("asked", ["plannner", "planner"])
+def test_a_placement_that_cannot_be_had_is_said_before_anything_is_loaded(asked, capsys):
+    assert run(["--ranks", "2", "--placement", asked, "--port", "0"]) == 1
+    assert asked in one_line(capsys)

@@ -14,6 +14,7 @@ OTHER = {
     "dtype": ("bf16", "bf16"),
     "grpc_port": ("9001", 9001),
     "ranks": ("2", 2),
+    "placement": ("planner", "planner"),
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),

@@ -4,10 +4,17 @@ import re
 
 from vlmoe_model.config import ModelConfig
 
-_EXPERT = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.ffn\.pools\.[VT]\.")
+_EXPERT = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.ffn\.pools\.([VT])\.")
 
 
 def is_expert(name: str, config: ModelConfig) -> bool:
     """Whether dim 0 of this tensor counts experts, which ranks may share out."""
+    return pool_of(name, config) is not None
+
+
+def pool_of(name: str, config: ModelConfig) -> tuple[int, str] | None:
+    """Block and pool ("V" or "T") of the mixture whose experts dim 0 of this tensor counts; None for any other."""
     match = _EXPERT.match(name)
-    return match is not None and int(match.group(1)) in config.moe_blocks
+    if match is None or int(match.group(1)) not in config.moe_blocks:
+        return None
+    return int(match.group(1)), match.group(2)

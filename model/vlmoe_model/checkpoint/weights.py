@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmoe_model.checkpoint import files
 from vlmoe_model.checkpoint.directory import LABELLED_TASKS, CheckpointDir, open_directory
-from vlmoe_model.checkpoint.experts import is_expert
+from vlmoe_model.checkpoint.experts import is_expert, pool_of
 from vlmoe_model.checkpoint.header import TensorEntry
 from vlmoe_model.checkpoint.replace import replacing
 from vlmoe_model.config import ModelConfig
@@ -79,11 +79,10 @@ def load_state(
     directory: CheckpointDir | str | Path,
     *,
     expected: Mapping[str, tuple[int, ...]] | None = None,
-    rank: int = 0,
-    num_ranks: int = 1,
+    experts: Mapping[tuple[int, str], Sequence[int]] | None = None,
     skip: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint; of the experts only one rank's equal, contiguous share.
+    """Read the tensors of a checkpoint; of the experts only those of one rank, where there are several.
 
     Everything is checked against the files' headers before the first tensor is read. Tensors keep the dtype
     that they are stored in.
@@ -91,8 +90,7 @@ def load_state(
     Args:
         directory: an opened checkpoint, or its path.
         expected: names and whole shapes (all experts) that the network needs, or None for whatever is there.
-        rank: whose share.
-        num_ranks: how many ranks share the experts; must divide their number.
+        experts: by (block, pool) of every mixture, the experts to read, in their order; None for all.
         skip: modules whose tensors are checked and not read.
 
     Raises:
@@ -100,10 +98,6 @@ def load_state(
     """
     opened = directory if isinstance(directory, CheckpointDir) else open_directory(directory)
     config = opened.config
-    if not 0 <= rank < num_ranks:
-        raise ValueError(f"rank must be in [0, {num_ranks - 1}], got {rank}")
-    if config.moe_blocks and config.num_experts % num_ranks:
-        raise ValueError(f"{config.num_experts} experts cannot be shared equally by {num_ranks} ranks")
     if expected is not None:
         _check_expected(opened, expected)
     for name, entry in opened.tensors.items():
@@ -112,25 +106,24 @@ def load_state(
                 f"{entry.file}: tensor {name!r}: shape {list(entry.shape)} does not start with "
                 f"the {config.num_experts} experts"
             )
-    share = config.num_experts // num_ranks
-    slices = {
-        name: slice(rank * share, (rank + 1) * share)
-        for name in opened.tensors
-        if num_ranks > 1 and is_expert(name, config)
-    }
+    rows = {}
+    for name in opened.tensors if experts is not None else ():
+        pool = pool_of(name, config)
+        if pool is not None and experts is not None:
+            rows[name] = experts[pool]
     skipped = tuple(f"{module}." for module in skip)
     wanted = [entry for entry in opened.tensors.values() if not entry.name.startswith(skipped)]
-    return {entry.name: tensor for entry, tensor in read_tensors(wanted, slices)}
+    return {entry.name: tensor for entry, tensor in read_tensors(wanted, rows)}
 
 
 def read_tensors(
-    entries: Iterable[TensorEntry], slices: Mapping[str, slice] | None = None
+    entries: Iterable[TensorEntry], rows: Mapping[str, Sequence[int]] | None = None
 ) -> Iterator[tuple[TensorEntry, Tensor]]:
     """Read tensors one at a time, each file opened once.
 
     Args:
         entries: which; grouped by file, so the order may change.
-        slices: the part of dim 0 to read, for the tensors that are not read whole.
+        rows: which of dim 0 to read, for the tensors that are not read whole.
     """
     by_file: dict[Path, list[TensorEntry]] = {}
     for entry in entries:
@@ -141,11 +134,32 @@ def read_tensors(
             with safe_open(file, framework="pt") as handle:
                 for entry in inside:
                     name = entry.name
-                    part = (slices or {}).get(name)
-                    # a slice reads its bytes only: no rank ever holds the experts of another
-                    yield entry, handle.get_tensor(name) if part is None else handle.get_slice(name)[part]
+                    part = (rows or {}).get(name)
+                    yield entry, handle.get_tensor(name) if part is None else _rows(handle, name, part)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file}: tensor {name!r}: {error}") from error
+
+
+def _rows(handle: Any, name: str, rows: Sequence[int]) -> Tensor:
+    """Some rows of a tensor. A slice reads its bytes only: no rank ever holds the experts of another."""
+    stored = handle.get_slice(name)
+    runs = _runs(rows)
+    if len(runs) == 1:
+        whole: Tensor = stored[runs[0]]
+        return whole
+    parts = [stored[run] for run in runs] or [stored[0:0]]
+    return torch.cat(parts)
+
+
+def _runs(rows: Sequence[int]) -> list[slice]:
+    """The same as slices, neighbours together."""
+    runs: list[slice] = []
+    for row in rows:
+        if runs and runs[-1].stop == row:
+            runs[-1] = slice(runs[-1].start, row + 1)
+        else:
+            runs.append(slice(row, row + 1))
+    return runs
 
 
 def _check_expected(opened: CheckpointDir, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -24,6 +24,7 @@ from vlmoe_serve.catalog.family import Member
 from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.errors import Conflict, Forbidden, InvalidField, SpaceConflict
+from vlmoe_serve.placement.placement import PlacementError
 from vlmoe_serve.schemas import Strict
 from vlmoe_serve.service import Service
 from vlmoe_serve.validation import check, shown
@@ -143,6 +144,8 @@ class ModelAdmin:
             model = self._open_model(name, str(path))
         except CheckpointError as error:
             raise InvalidField(str(error), param="path", code="invalid_checkpoint") from error
+        except PlacementError as error:
+            raise InvalidField(f"--placement: {error}", param="path", code="load_failed") from error
         assert self._root is not None
         for file in {entry.file for entry in model.directory.tensors.values()}:
             # a link, or the place that a delta names for its base

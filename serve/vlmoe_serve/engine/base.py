@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_model.inputs import Job
+from vlmoe_serve.placement.placement import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
-    threads: compute threads of each process. ranks: processes that share the experts. trace_dir: where to record what
+    threads: compute threads of each process. ranks: processes that share the experts. placement: which
+    of them holds which experts; None for even shares. trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
     """
 
@@ -24,6 +26,7 @@ class EngineOptions:
     dtype: str = "auto"
     threads: int = 1
     ranks: int = 1
+    placement: Placement | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
 

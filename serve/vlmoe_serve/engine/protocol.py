@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.transport import JobRef
+from vlmoe_serve.placement.trace_format import Rows
 
 _LENGTH = struct.Struct("!Q")
 
@@ -94,12 +95,16 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use."""
+    """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use.
+
+    traced: between ranks, whether to tell what the routers chose.
+    """
 
     id: int
     arena: int
     arena_bytes: int
     jobs: tuple[JobRef, ...]
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,17 @@ class BatchDone:
     id: int
     outputs: tuple[bytes, ...]
     forward_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankDone:
+    """What another rank tells rank 0 of its part: the outputs, and if asked what its routers chose.
+
+    rows: step and time are 0, a request is the number of its job in the part.
+    """
+
+    outputs: tuple[bytes, ...]
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +151,10 @@ class Pong:
 
 ToEngine = Load | Batch | Ping
 FromEngine = Ready | LoadFailed | BatchDone | BatchRaised | Pong
+FromRank = RankDone | LoadFailed | Pong
 
 
-def frame(message: ToEngine | FromEngine) -> bytes:
+def frame(message: ToEngine | FromEngine | FromRank) -> bytes:
     """The bytes of one message."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body

@@ -8,16 +8,20 @@ import json
 import os
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 
 from vlmoe_kernels.collectives.shared_memory import Descriptors
+from vlmoe_model.packing import Packed
+from vlmoe_model.routing import Routing
+from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.lifetime import die_with
-from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed, Ping, Pong
+from vlmoe_serve.engine.protocol import Batch, Load, LoadFailed, Ping, Pong, RankDone
 from vlmoe_serve.engine.ranks import load_share
+from vlmoe_serve.engine.tracing import rows_of
 from vlmoe_serve.engine.transport import ArenaView
+from vlmoe_serve.placement.trace_format import Rows
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,17 +50,24 @@ def _serve(sock: socket.socket, arena: ArenaView, port: int, descriptors: Descri
         return 1
     gc.collect()
     gc.freeze()
-    sock.sendall(protocol.frame(BatchDone(0, (), 0.0)))
+    sock.sendall(protocol.frame(RankDone(())))
     while True:
         batch = protocol.receive(sock)
         if isinstance(batch, Ping):
             sock.sendall(protocol.frame(Pong(batch.id)))
             continue
         assert isinstance(batch, Batch)
-        start_s = time.perf_counter()
-        outputs = runner.run(arena.read(batch.jobs, batch.arena_bytes))
-        blocks = tuple(output.tobytes() for output in outputs)
-        sock.sendall(protocol.frame(BatchDone(batch.id, blocks, 1000 * (time.perf_counter() - start_s))))
+        sock.sendall(protocol.frame(_run(runner, arena, batch, descriptors.rank)))
+
+
+def _run(runner: Runner, arena: ArenaView, batch: Batch, rank: int) -> RankDone:
+    rows: list[Rows] = []
+
+    def observe(packed: Packed, log: Sequence[Routing]) -> None:
+        rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
+
+    outputs = runner.run(arena.read(batch.jobs, batch.arena_bytes), observe if batch.traced else None)
+    return RankDone(tuple(output.tobytes() for output in outputs), rows[0] if rows else None)
 
 
 def _descriptors(text: str) -> Descriptors:

@@ -29,12 +29,17 @@ from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup, make_descriptors
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
+from vlmoe_model.packing import Packed
+from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Dtype, Runner, choose_device
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.protocol import Batch, BatchDone, Load, LoadFailed, Ping, Pong
+from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+from vlmoe_serve.engine.protocol import Batch, FromRank, Load, LoadFailed, Ping, Pong, RankDone
+from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
+from vlmoe_serve.placement.trace_format import Rows
 
 _RANK = "vlmoe_serve.engine.rank"
 # of silence, after which the log names the rank; to end it is for the watchdog in front
@@ -77,16 +82,16 @@ class RankProcess:
         print(f"rank {self._rank} ended with code {code}: all ranks start again", file=sys.stderr, flush=True)
         os._exit(1)
 
-    def send(self, jobs: Sequence[Job]) -> None:
-        """Hand it its part of a batch."""
+    def send(self, jobs: Sequence[Job], *, traced: bool = False) -> None:
+        """Hand it its part of a batch. traced: it is to tell what its routers choose."""
         refs, size = self._arena.write(jobs)
-        self._socket.sendall(protocol.frame(Batch(0, 0, size, refs)))
+        self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, traced)))
 
-    def outputs(self) -> list[npt.NDArray[np.float32]]:
-        """What it made of the part it was sent last."""
+    def done(self) -> tuple[list[npt.NDArray[np.float32]], Rows | None]:
+        """What it made of the part it was sent last, and what its routers chose."""
         answer = self._receive()
-        assert isinstance(answer, BatchDone), answer
-        return [np.frombuffer(block, np.float32) for block in answer.outputs]
+        assert isinstance(answer, RankDone), answer
+        return [np.frombuffer(block, np.float32) for block in answer.outputs], answer.rows
 
     def ping(self) -> None:
         """Ask whether it lives."""
@@ -99,9 +104,9 @@ class RankProcess:
         answer = self._receive()
         assert isinstance(answer, Pong), answer
 
-    def _receive(self) -> LoadFailed | BatchDone | Pong:
+    def _receive(self) -> FromRank:
         try:
-            return cast(LoadFailed | BatchDone | Pong, protocol.receive(self._socket))
+            return cast(FromRank, protocol.receive(self._socket))
         except (EOFError, OSError):
             raise RuntimeError(f"rank {self._rank} ended") from None
 
@@ -116,19 +121,29 @@ class Ranks:
         self.device, self.dtype, self.backend = runner.device, runner.dtype, runner.backend
         self.num_parameters, self.logit_scale = runner.num_parameters, runner.logit_scale
 
-    def run(self, jobs: Sequence[Job]) -> list[npt.NDArray[np.float32]]:
-        """See `Runner.run`. What goes wrong ends the process: the ranks are out of step."""
+    def run(self, jobs: Sequence[Job], tracer: RoutingTracer | None = None) -> list[npt.NDArray[np.float32]]:
+        """See `Runner.run`. What goes wrong ends the process: the ranks are out of step.
+
+        tracer: told what the routers of all ranks chose.
+        """
         shares = share_out(jobs, 1 + len(self._others), self.config.patch_size)
+        rows: list[Rows | None] = []
+
+        def observe(packed: Packed, log: Sequence[Routing]) -> None:
+            rows.append(rows_of(packed, log, self.config, 0, 0, 0))
+
         try:
             for other, share in zip(self._others, shares[1:], strict=True):
-                other.send([jobs[i] for i in share])
-            outputs = [self._runner.run([jobs[i] for i in shares[0]])]
-            outputs += [other.outputs() for other in self._others]
+                other.send([jobs[i] for i in share], traced=tracer is not None)
+            mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
+            done = [(mine, rows[0] if rows else None), *(other.done() for other in self._others)]
         except Exception as error:
             raise SystemExit(f"the ranks have to start again: {type(error).__name__}: {error}") from error
+        if tracer is not None:
+            tracer.record([(share, of_rank) for share, (_, of_rank) in zip(shares, done, strict=True)])
         results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(jobs)
-        for share, of_share in zip(shares, outputs, strict=True):
-            for index, output in zip(share, of_share, strict=True):
+        for share, (outputs, _) in zip(shares, done, strict=True):
+            for index, output in zip(share, outputs, strict=True):
                 results[index] = output
         return results
 
@@ -144,7 +159,7 @@ def load(options: EngineOptions) -> Ranks:
     """Start the other ranks and load, all at the same time.
 
     Raises:
-        ValueError: a bad checkpoint, or experts that cannot be shared equally.
+        ValueError: a bad checkpoint, or a placement for another model.
     """
     group = make_descriptors(options.ranks)
     port = free_port()
@@ -159,7 +174,7 @@ def load_share(options: EngineOptions, descriptors: Descriptors, port: int) -> R
     """This rank's part of the model.
 
     Raises:
-        ValueError: a bad checkpoint, or experts that cannot be shared equally.
+        ValueError: a bad checkpoint, or a placement for another model.
     """
     return Runner.load(
         options.path,
@@ -167,6 +182,8 @@ def load_share(options: EngineOptions, descriptors: Descriptors, port: int) -> R
         dtype=cast(Dtype, options.dtype),
         threads=options.threads,
         group=_join(options, descriptors, port),
+        holdings=None if options.placement is None else holdings_of(options.placement),
+        split=split_by_counts(options.ranks),
     )
 
 

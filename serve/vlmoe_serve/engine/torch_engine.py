@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,7 @@ from vlmoe_model.inputs import Example, Job
 from vlmoe_model.runner import Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
-
-if TYPE_CHECKING:
-    from vlmoe_serve.engine.tracing import RoutingTracer
+from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 
 # [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
 _CLS, _UNKNOWN, _SEP = 2, 1, 3
@@ -29,7 +26,7 @@ class TorchEngine:
     """A runner and what it says about itself."""
 
     def __init__(
-        self, runner: Runner | ranks.Ranks, facts: EngineFacts, tracer: "RoutingTracer | None" = None
+        self, runner: Runner | ranks.Ranks, facts: EngineFacts, tracer: RoutingTracer | None = None
     ) -> None:
         self.facts = facts
         self._runner = runner
@@ -53,9 +50,10 @@ class TorchEngine:
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         """One packed forward."""
-        if isinstance(self._runner, Runner) and self._tracer is not None and self._is_warm:
-            return self._runner.run(jobs, self._tracer.observe)
-        return self._runner.run(jobs)
+        tracer = self._tracer if self._is_warm else None
+        if isinstance(self._runner, Runner):
+            return self._runner.run(jobs, None if tracer is None else tracer.observe)
+        return self._runner.run(jobs, tracer)
 
     def beat(self) -> None:
         """Hear of every rank."""
@@ -88,8 +86,6 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
     directory = open_directory(resolve(options.path))
     if not directory.config.heads:
         raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
-    if options.trace_dir is not None and options.ranks > 1:
-        raise ValueError("routing is recorded with one rank alone; a plan for several needs no more")
     # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
     with ThreadPoolExecutor(1) as pool:
         ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
@@ -105,7 +101,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
             else ranks.load(options)
         )
     model, space = ids.result()
-    tracer = None if options.trace_dir is None else _tracer(options.trace_dir, runner.config, model)
+    tracer = None if options.trace_dir is None else _tracer(options, runner.config, model)
     return TorchEngine(
         runner,
         EngineFacts(
@@ -122,18 +118,19 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
     )
 
 
-def _tracer(directory: Path, config: ModelConfig, model: str) -> "RoutingTracer":
+def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingTracer:
+    assert options.trace_dir is not None
     if not config.moe_blocks:
         raise ValueError("routing cannot be traced: the checkpoint has no mixture blocks")
     try:
         # here, not above: pyarrow is needed by those alone who record
-        from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
         from vlmoe_serve.placement.trace_writer import TraceWriter
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
         raise ValueError('recording needs pyarrow, not installed here: pip install "vlmoe[plan]"') from None
-    return RoutingTracer(TraceWriter(directory, trace_meta(config, model)), config)
+    meta = trace_meta(config, model, options.ranks)
+    return RoutingTracer(TraceWriter(options.trace_dir, meta), config)
 
 
 def _blank_jobs(head: HeadConfig) -> list[Job]:

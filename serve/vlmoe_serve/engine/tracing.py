@@ -2,8 +2,10 @@
 
 # T = tokens of the batch, K = choices per token, R = rows
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,10 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.packing import TEXT, VISION, Packed
 from vlmoe_model.routing import Routing
 from vlmoe_serve.placement.trace_format import COLUMNS, Rows, TraceMeta
-from vlmoe_serve.placement.trace_writer import TraceWriter
+
+if TYPE_CHECKING:
+    # needs pyarrow, which ranks that only tell their rows do not
+    from vlmoe_serve.placement.trace_writer import TraceWriter
 
 
 class RoutingTracer:
@@ -20,26 +25,42 @@ class RoutingTracer:
 
     def __init__(
         self,
-        writer: TraceWriter,
+        writer: "TraceWriter",
         config: ModelConfig,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
-        rank: int = 0,
     ) -> None:
         self._writer = writer
         self._config = config
         self._now_us = now_us
-        self._rank = rank
         self._next_step = self._next_request = now_us()
 
     def observe(self, packed: Packed, log: Sequence[Routing]) -> None:
-        """Record one step."""
+        """Record one step of one rank."""
         self._writer.add(
-            rows_of(
-                packed, log, self._config, self._next_step, self._now_us(), self._next_request, self._rank
-            )
+            rows_of(packed, log, self._config, self._next_step, self._now_us(), self._next_request)
         )
         self._next_step += 1
         self._next_request += len(packed.jobs)
+
+    def record(self, parts: Sequence[tuple[Sequence[int], Rows | None]]) -> None:
+        """Record one step of several ranks.
+
+        Args:
+            parts: of each rank, which jobs of the batch were its own, and its rows as `RankDone` has them.
+        """
+        now_us = self._now_us()
+        for jobs, rows in parts:
+            if rows is not None:
+                self._writer.add(
+                    dataclasses.replace(
+                        rows,
+                        step=np.full_like(rows.step, self._next_step),
+                        time_us=np.full_like(rows.time_us, now_us),
+                        request=self._next_request + np.array(jobs, np.int64)[rows.request],
+                    )
+                )
+        self._next_step += 1
+        self._next_request += sum(len(jobs) for jobs, _ in parts)
 
     def close(self) -> None:
         """Write what is left."""

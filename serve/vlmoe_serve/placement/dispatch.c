@@ -1,7 +1,8 @@
 /* The split of `dispatch.py` in C, step by step the same; see there for what it does and why.
 
    B steps, X experts, G ranks. counts [B, X, G] by source, hosts [X, G] 0 or 1, node [G] ascending.
-   Out: amounts [B, X, G] by computing rank, traffic [B, G, G] from, to. Returns 0, or 1 when memory ran out. */
+   Out: amounts [B, X, G] by computing rank, traffic [B, G, G] from, to. Returns 0, or 1 when memory ran out.
+   flow_by_counts: one step; flow [X, G, G] from, to, what stays at home on the diagonal. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -233,5 +234,28 @@ int split_by_counts(int64_t num_steps, int64_t num_experts, int64_t num_ranks, c
     }
     free(room);
     free(host);
+    return 0;
+}
+
+int flow_by_counts(int64_t num_experts, int64_t num_ranks, const int32_t *counts, const uint8_t *hosts,
+                   const int32_t *node, int64_t stream, int64_t *flow) {
+    int64_t square = num_ranks * num_ranks;
+    int32_t *amounts = malloc(sizeof(int32_t) * (size_t)(num_experts * num_ranks + 1));
+    int64_t *room = malloc(sizeof(int64_t) * (size_t)(square + 2 * num_ranks));
+    if (!amounts || !room || split_by_counts(1, num_experts, num_ranks, counts, hosts, node, stream, amounts, room)) {
+        free(amounts);
+        free(room);
+        return 1;
+    }
+    scratch s = {num_ranks, stream, NULL, NULL, NULL, NULL, NULL, room + square, room + square + num_ranks};
+    memset(flow, 0, sizeof(int64_t) * (size_t)(num_experts * square));
+    for (int64_t x = 0; x < num_experts; x++) {
+        const int32_t *from = counts + x * num_ranks, *to = amounts + x * num_ranks;
+        send(&s, from, to, node, flow + x * square);
+        for (int64_t g = 0; g < num_ranks; g++)
+            flow[x * square + g * (num_ranks + 1)] += from[g] < to[g] ? from[g] : to[g];
+    }
+    free(amounts);
+    free(room);
     return 0;
 }

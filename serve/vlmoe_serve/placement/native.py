@@ -1,4 +1,4 @@
-"""`dispatch.by_counts` in C, compiled on this machine at first use; the numpy truth where there is no compiler.
+"""`dispatch.by_counts` and `dispatch.shares` in C, compiled on this machine at first use; else the numpy truth.
 
 The library lies in the user's cache under a name made from its source, so an upgrade never meets an old one.
 """
@@ -12,17 +12,20 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from vlmoe_serve.placement.dispatch import Counts, Hosts, Routed, by_counts
+from vlmoe_serve.placement.dispatch import Counts, Hosts, Routed, by_counts, shares
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("dispatch.c")
 _BUILD_S = 60.0
+
+Flow = npt.NDArray[np.int64]
 
 
 def split_by_counts(
@@ -42,29 +45,52 @@ def split_by_counts(
     traffic = np.empty((num_steps, num_ranks, num_ranks), np.int64)
     arrays = (counts, hosts, node, amounts, traffic)
     at = [array.ctypes.data for array in arrays]
-    if library(num_steps, num_experts, num_ranks, *at[:3], stream, *at[3:]):
+    if library.split_by_counts(num_steps, num_experts, num_ranks, *at[:3], stream, *at[3:]):
         raise MemoryError("no memory for the split of tokens over copies")
     return Routed(amounts, traffic)
 
 
+def flow_by_counts(counts_XG: Flow, hosts_XG: Hosts, *, stream: int, node_G: npt.NDArray[np.int32]) -> Flow:
+    """[experts, from, to]: what each rank sends to each copy in one step; what stays is on the diagonal."""
+    counts = np.ascontiguousarray(counts_XG, np.int32)
+    library = load(_cache_directory())
+    if library is None:
+        amounts = by_counts(counts[None], hosts_XG, stream=stream, node_G=node_G).amounts_BXG[0]
+        return shares(counts, amounts, node_G).astype(np.int64)
+    hosts = np.ascontiguousarray(hosts_XG, np.uint8)
+    node = np.ascontiguousarray(node_G, np.int32)
+    num_experts, num_ranks = counts.shape
+    if hosts.shape != counts.shape or node.shape != (num_ranks,):
+        raise ValueError(f"hosts {hosts.shape} and nodes {node.shape} do not fit counts {counts.shape}")
+    flow = np.empty((num_experts, num_ranks, num_ranks), np.int64)
+    at = [array.ctypes.data for array in (counts, hosts, node, flow)]
+    if library.flow_by_counts(num_experts, num_ranks, *at[:3], stream, at[3]):
+        raise MemoryError("no memory for the split of tokens over copies")
+    return flow
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """What the library offers; arrays are given by their addresses."""
+
+    split_by_counts: Callable[..., int]
+    flow_by_counts: Callable[..., int]
+
+
 @cache
-def load(directory: Path) -> Callable[..., int] | None:
-    """The compiled function, built below `directory` if it is not there; None where it cannot be, said once."""
+def load(directory: Path) -> Functions | None:
+    """The compiled functions, built below `directory` if they are not there; None where they cannot be, said once."""
     try:
         library = ctypes.CDLL(str(build(directory)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         _log.warning("tokens are split over copies by numpy, not in C: %s", " ".join(str(error).split()))
         return None
-    function: Callable[..., int] = library.split_by_counts
-    function.restype = ctypes.c_int  # type: ignore[attr-defined]
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [  # type: ignore[attr-defined]
-        *[whole] * 3,
-        *[pointer] * 3,
-        whole,
-        *[pointer] * 2,
-    ]
-    return function
+    split, flow = library.split_by_counts, library.flow_by_counts
+    split.restype = flow.restype = ctypes.c_int
+    split.argtypes = [*[whole] * 3, *[pointer] * 3, whole, *[pointer] * 2]
+    flow.argtypes = [*[whole] * 2, *[pointer] * 3, whole, pointer]
+    return Functions(split, flow)
 
 
 def build(directory: Path) -> Path:

@@ -59,7 +59,10 @@ assert tuple(COLUMNS) == tuple(field.name for field in fields(Rows))
 
 @dataclass(frozen=True, slots=True)
 class TraceMeta:
-    """layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool."""
+    """layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool.
+
+    num_ranks: of the recording; 0 if some was recorded with other numbers, so that homes say nothing.
+    """
 
     model_id: str
     layers: tuple[int, ...]
@@ -103,8 +106,8 @@ def read_meta(directory: Path) -> TraceMeta | None:
         experts = experts * 2
     if len(experts) != 2 or not layers or sum(experts) < 1 or len(set(layers)) != len(layers):
         raise TraceError(f"{path}: needs different layers and the experts of two pools, got {values}")
-    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 1 <= ranks <= 32767:
-        raise TraceError(f"{path}: ranks must be a whole number from 1, got {ranks!r}")
+    if not isinstance(ranks, int) or isinstance(ranks, bool) or not 0 <= ranks <= 32767:
+        raise TraceError(f"{path}: ranks must be a whole number from 0, got {ranks!r}")
     return TraceMeta(str(values.get("model_id", "")), layers, (experts[0], experts[1]), ranks)
 
 

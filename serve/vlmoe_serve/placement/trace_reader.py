@@ -72,7 +72,7 @@ class _Part:
 def _part(path: Path, columns: dict[str, npt.NDArray[Any]], meta: TraceMeta) -> _Part:
     layers, pools = np.array(meta.layers), np.array(meta.pools)
     _check(path, "modality", columns["modality"], 0, 1)
-    _check(path, "rank", columns["rank"], 0, meta.num_ranks - 1)
+    _check(path, "rank", columns["rank"], 0, meta.num_ranks - 1 if meta.num_ranks else None)
     for name in ("slot", "token", "expert"):
         _check(path, name, columns[name], 0, None)
     modality_R, expert_R = columns["modality"], columns["expert"]

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +58,14 @@ class TraceWriter:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             before = read_meta(directory)
-            if before is None:
+            if before is None or replace(before, num_ranks=0) == replace(meta, num_ranks=0):
+                if before is not None and before.num_ranks != meta.num_ranks:
+                    meta = replace(meta, num_ranks=0)
                 (directory / META).write_text(meta.to_json(), encoding="utf-8")
+            else:
+                raise TraceError(f"{directory}: holds the trace of another model ({before.model_id})")
         except OSError as error:
             raise TraceError(f"{directory}: cannot be written to: {error}") from None
-        if before is not None and before != meta:
-            raise TraceError(f"{directory}: holds the trace of another model ({before.model_id})")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="trace")
 
     def add(self, rows: Rows) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from vlmoe_model.checkpoint.experts import is_expert
+from vlmoe_model.checkpoint.experts import is_expert, pool_of
 from vlmoe_model.config import ModelConfig
 
 
@@ -21,3 +21,8 @@ def test_experts_are_the_modality_pools_of_mixture_blocks(
     config: ModelConfig, name: str, expected: bool
 ) -> None:
     assert is_expert(name, config) is expected
+
+
+def test_the_pool_of_a_tensor_is_named(config: ModelConfig) -> None:
+    assert pool_of("encoder.blocks.1.ffn.pools.T.b2", config) == (1, "T")
+    assert pool_of("encoder.blocks.1.ffn.pools.VL.b2", config) is None

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlmoe_model.checkpoint.directory import open_directory
-from vlmoe_model.checkpoint.experts import is_expert
+from vlmoe_model.checkpoint.experts import is_expert, pool_of
 from vlmoe_model.checkpoint.header import read_header
 from vlmoe_model.checkpoint.weights import load_state, read_tensors
 from vlmoe_model.config import ModelConfig
@@ -78,36 +78,27 @@ def test_loaded_tensors_do_not_share_memory_with_a_second_load(saved: Saved, sta
     assert_equal(load_state(path), state)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_the_ranks_shares_make_the_whole(
-    saved: Saved, state: State, config: ModelConfig, num_ranks: int
-) -> None:
-    opened = open_directory(saved(max_shard_bytes=3000))
-    parts = [
-        load_state(opened, expected=shapes(state), rank=rank, num_ranks=num_ranks)
-        for rank in range(num_ranks)
-    ]
-    for name, tensor in state.items():
-        if is_expert(name, config):
-            assert all(len(part[name]) == config.num_experts // num_ranks for part in parts)
-            assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
-        else:
-            assert all(torch.equal(part[name], tensor) for part in parts)
-
-
 @pytest.mark.parametrize(
-    ("rank", "num_ranks", "message"),
-    [(0, 3, "4 experts cannot"), (2, 2, "rank must"), (-1, 2, "rank must"), (0, 0, "rank must")],
+    "rows",
+    [[], [0], [3], [0, 1, 2, 3], [1, 2], [0, 2, 3], [0, 1, 3]],
+    ids=lambda rows: "".join(map(str, rows)),
 )
-def test_impossible_shares_are_refused(saved: Saved, rank: int, num_ranks: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_state(saved(), rank=rank, num_ranks=num_ranks)
+def test_of_the_experts_only_those_asked_for_are_read(
+    saved: Saved, state: State, config: ModelConfig, rows: list[int]
+) -> None:
+    """Different ones of each pool, with gaps, and none."""
+    opened = open_directory(saved(max_shard_bytes=3000))
+    experts = {(1, "V"): rows, (1, "T"): [1]}
+    part = load_state(opened, expected=shapes(state), experts=experts)
+    for name, tensor in state.items():
+        pool = pool_of(name, config)
+        assert torch.equal(part[name], tensor if pool is None else tensor[experts[pool]])
 
 
 def test_a_dense_model_loads_whole_on_every_rank(saved: Saved, config: ModelConfig, state: State) -> None:
     dense = {name: tensor[:1] if is_expert(name, config) else tensor for name, tensor in state.items()}
     path = saved(config=config.dense_twin(), state=dense)
-    assert_equal(load_state(path, rank=2, num_ranks=3), dense)
+    assert_equal(load_state(path, experts={}), dense)
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_named(saved: Saved, state: State) -> None:

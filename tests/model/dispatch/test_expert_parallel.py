@@ -10,7 +10,8 @@ from vlmoe_kernels import Pool, backend, make_plan
 from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives import Group
 from vlmoe_model.config import ModelConfig
-from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Shares
+from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Split, nearest_copy, shares_of
+from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.runner import Runner
@@ -35,24 +36,57 @@ def plan_of(num_tokens: int, top_k: int, seed: int):
     return make_plan(groups, gates, NUM_GROUPS)
 
 
-def test_equal_shares() -> None:
-    shares = Shares.equal(SIZES, ROUTED, 2)
-    assert shares.by_rank == ((0, 1, 4, 5), (2, 3, 6, 7))
-    assert shares.local_ids == (0, 1, 2, 3)
-    assert (shares.here, shares.here_ids, shares.num_local) == ((8,), (4,), 5)
+# experts of each rank: V, then T
+EVEN = {
+    1: [([0, 1, 2, 3], [0, 1, 2, 3])],
+    2: [([0, 1], [0, 1]), ([2, 3], [2, 3])],
+    4: [([0], [0]), ([1], [1]), ([2], [2]), ([3], [3])],
+}
+COPIES = {
+    1: EVEN[1],
+    2: [([0, 1, 3], [0, 1, 2, 3]), ([1, 2], [3])],
+    # the last but one holds nothing
+    4: [([0, 1, 2, 3], []), ([1], [0, 1, 3]), ([], []), ([0, 1, 3], [0, 2, 3])],
+}
 
 
-def test_experts_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 experts cannot be shared equally by 3 ranks"):
-        Shares.equal(SIZES, ROUTED, 3)
+def to_the_last_copy(counts_XW: np.ndarray, hosts_XW: np.ndarray) -> np.ndarray:
+    """Halves to the first copy, the rest to the last."""
+    num_ranks = hosts_XW.shape[1]
+    first_X, last_X = hosts_XW.argmax(axis=1), num_ranks - 1 - hosts_XW[:, ::-1].argmax(axis=1)
+    flow = np.zeros((*counts_XW.shape, num_ranks), np.int64)
+    for group, counts_W in enumerate(counts_XW):
+        flow[group, :, first_X[group]] += counts_W // 2
+        flow[group, :, last_X[group]] += counts_W - counts_W // 2
+    return flow
+
+
+def test_groups_from_the_experts_of_every_rank() -> None:
+    shares = shares_of(SIZES, ROUTED, COPIES[2])
+    assert shares.by_rank == ((0, 1, 3, 4, 5, 6, 7), (1, 2, 7))
+    assert shares.here == (8,)
+    assert shares.routed == list(range(8))
+    assert shares.hosts_XW().sum(axis=1).tolist() == [1, 2, 1, 1, 1, 1, 1, 2]
+
+
+def test_the_nearest_copy_is_at_home_or_the_first() -> None:
+    hosts = np.array([[False, True, True], [True, False, False]])
+    flow = nearest_copy(np.array([[5, 6, 7], [1, 2, 0]]), hosts)
+    assert flow[0].tolist() == [[0, 5, 0], [0, 6, 0], [0, 0, 7]]
+    assert flow[1].tolist() == [[1, 0, 0], [2, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", sorted({"cpu", CPU}))
+@pytest.mark.parametrize(
+    ("held", "split"),
+    [(EVEN, nearest_copy), (COPIES, nearest_copy), (COPIES, to_the_last_copy)],
+    ids=["even", "nearest", "halves"],
+)
 def test_ranks_together_have_the_bits_of_one(
-    in_group, num_ranks: int, top_k: int, dtype: torch.dtype, name: str
+    in_group, num_ranks: int, top_k: int, dtype: torch.dtype, name: str, held: dict, split: Split
 ) -> None:
     """Ranks with many tokens, with few, and with none; the fallback, and what this machine runs."""
     pools = [Pool._make(t if t is None else t.to(dtype) for t in pool(n, n + i)) for i, n in enumerate(SIZES)]
@@ -60,24 +94,71 @@ def test_ranks_together_have_the_bits_of_one(
     tokens = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (23, 1, 0, 7)]
 
     def work(group: Group) -> bool:
-        mine = []
-        for pool, routed in zip(pools, ROUTED, strict=True):
-            share = pool.w1.shape[0] // group.size
-            part = slice(group.rank * share, (group.rank + 1) * share) if routed else slice(None)
-            mine.append(Pool._make(t if t is None else t[part] for t in pool))
-        experts = backend(name).grouped_ffn(mine, 1e-6)
-        dispatch = ExpertParallel(group, Shares.equal(SIZES, ROUTED, group.size))
+        mine = [
+            Pool._make(t if t is None else t[list(kept)] for t in of_all)
+            for of_all, kept in zip(pools, (*held[num_ranks][group.rank], [0]), strict=True)
+        ]
+        experts = backend(name).grouped_ffn([one for one in mine if len(one.w1)], 1e-6)
+        seen = []
+        dispatch = ExpertParallel(group, shares_of(SIZES, ROUTED, held[num_ranks]), split)
+        dispatch.observe = lambda counts, flow: seen.append((counts.copy(), flow))
         x_TD = tokens[group.rank]
         same = []
         for seed in range(3):
             plan = plan_of(len(x_TD), top_k, seed + 10 * group.rank)
             same.append(torch.equal(dispatch(x_TD, plan, experts), whole(x_TD, plan)))
+            counts, flow = seen[-1]
+            assert counts[:, group.rank].tolist() == list(plan.sizes[:8])
+            assert np.array_equal(flow.sum(axis=2), counts)
         return all(same)
 
     assert in_group(num_ranks, work) == [True] * num_ranks
 
 
-@pytest.mark.parametrize(("num_ranks", "dtype"), [(2, "fp32"), (2, "bf16"), (4, "fp32")])
+def test_shares_change_between_two_steps(in_group) -> None:
+    """The same tokens, after the ranks have changed what they hold."""
+    pools = [pool(n, n + i) for i, n in enumerate(SIZES)]
+    whole = backend(CPU).grouped_ffn(pools, 1e-6)
+
+    def work(group: Group) -> bool:
+        x_TD, plan = torch.randn(9, 8), plan_of(9, 2, group.rank)
+        dispatch = ExpertParallel(group, shares_of(SIZES, ROUTED, EVEN[2]))
+        same = []
+        for held in (EVEN[2], COPIES[2]):
+            dispatch.take(shares_of(SIZES, ROUTED, held))
+            mine = [
+                Pool._make(t if t is None else t[list(kept)] for t in of_all)
+                for of_all, kept in zip(pools, (*held[group.rank], [0]), strict=True)
+            ]
+            experts = backend(CPU).grouped_ffn(mine, 1e-6)
+            same.append(torch.equal(dispatch(x_TD, plan, experts), whole(x_TD, plan)))
+        return all(same)
+
+    assert in_group(2, work) == [True, True]
+
+
+def placed(*ranks: tuple[list[int], list[int]]) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    return tuple((tuple(image), tuple(text)) for image, text in ranks)
+
+
+# two mixtures, each placed its own way
+UNEVEN = {
+    2: Holdings({0: placed(*COPIES[2]), 1: placed(([], [0, 1, 2, 3]), ([0, 1, 2, 3], []))}),
+    3: Holdings(dict.fromkeys((0, 1), placed(([0, 1], [0, 1]), ([2], [2]), ([3], [3])))),
+    4: Holdings({0: placed(*COPIES[4]), 1: placed(*EVEN[4])}),
+}
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "dtype", "holdings"),
+    [
+        (2, "fp32", None),
+        (2, "bf16", UNEVEN[2]),
+        (3, "fp32", UNEVEN[3]),
+        (4, "fp32", None),
+        (4, "fp32", UNEVEN[4]),
+    ],
+)
 def test_a_model_over_ranks_answers_with_the_bits_of_one(
     in_group,
     config: ModelConfig,
@@ -86,6 +167,7 @@ def test_a_model_over_ranks_answers_with_the_bits_of_one(
     mixed_jobs: Callable[[ModelConfig], list[Job]],
     num_ranks: int,
     dtype: str,
+    holdings: Holdings | None,
 ) -> None:
     """Every head; jobs shared out unevenly, the last rank has none; both steps."""
     config = dataclasses.replace(config, top_k=2, moe_blocks=(0, 1))
@@ -95,7 +177,7 @@ def test_a_model_over_ranks_answers_with_the_bits_of_one(
     expected = alone.run(jobs)
 
     def work(group: Group) -> list[np.ndarray]:
-        runner = Runner.load(path, dtype=dtype, group=group)
+        runner = Runner.load(path, dtype=dtype, group=group, holdings=holdings, split=to_the_last_copy)
         assert runner.num_parameters == alone.num_parameters
         assert runner.run(jobs if group.rank == 0 else []) is not None
         return runner.run(jobs[group.rank :: group.size - 1] if group.rank < group.size - 1 else [])
@@ -110,12 +192,21 @@ def test_a_model_over_ranks_answers_with_the_bits_of_one(
 def test_a_rank_holds_its_share_of_the_experts_only(
     in_group, config: ModelConfig, build_network: Callable[..., VLMoE]
 ) -> None:
-    def work(group: Group) -> dict[str, int]:
+    holdings = Holdings({1: placed(([1], [0, 1, 2, 3]), ([0, 1, 2, 3], []))})
+
+    def work(group: Group) -> dict[str, list[int]]:
         network = build_network(config)
-        network.share_experts(group)
+        before = {name: p.detach() for name, p in network.named_parameters() if name.endswith("w1")}
+        network.share_experts(group, holdings, nearest_copy)
+        assert torch.equal(
+            network.get_parameter("encoder.blocks.1.ffn.pools.V.w1"),
+            before["encoder.blocks.1.ffn.pools.V.w1"][list(holdings.layers[1][group.rank][0])],
+        )
         return {name: p.shape[0] for name, p in network.named_parameters() if name.endswith("w1")}
 
-    for shapes in in_group(2, work):
-        assert shapes["encoder.blocks.1.ffn.pools.V.w1"] == config.num_experts // 2
-        assert shapes["encoder.blocks.1.ffn.pools.VL.w1"] == 1
-        assert shapes["encoder.blocks.0.ffn.pools.T.w1"] == 1
+    first, second = in_group(2, work)
+    assert first["encoder.blocks.1.ffn.pools.V.w1"] == 1
+    assert first["encoder.blocks.1.ffn.pools.T.w1"] == 4
+    assert second["encoder.blocks.1.ffn.pools.T.w1"] == 0
+    assert second["encoder.blocks.1.ffn.pools.VL.w1"] == 1
+    assert second["encoder.blocks.0.ffn.pools.T.w1"] == 1

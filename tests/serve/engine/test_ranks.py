@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -21,6 +22,10 @@ from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.ranks import share_out
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
+from vlmoe_serve.placement.load import at_ranks
+from vlmoe_serve.placement.placement import Placement, place
+from vlmoe_serve.placement.trace_format import COLUMNS
+from vlmoe_serve.placement.trace_reader import read_trace
 
 IMAGE = ImageSpec(size=16)
 CONFIG = ModelConfig(
@@ -68,11 +73,24 @@ def jobs(num: int) -> list[Job]:
     return made
 
 
+def placed(num_ranks: int) -> Placement:
+    """Copies; of the second mixture some ranks hold nothing."""
+    ranks = {
+        2: ([[0, 1, 3, 4, 5, 6, 7], [1, 2, 3, 6, 7]], [[0, 1, 2, 3, 4, 5, 6, 7], []]),
+        3: ([[0, 1, 4, 5], [1, 2, 5, 6], [3, 0, 7]], [[0, 1, 2, 3], [], [4, 5, 6, 7]]),
+        4: ([[0, 4], [1, 5, 0], [2, 6, 4], [3, 7]], [[0, 1, 2, 3], [], [4, 5, 6, 7], [0, 1]]),
+    }
+    return place((0, 2), (4, 4), ranks[num_ranks], 8)
+
+
 def with_ranks(
-    checkpoint: Path, num_ranks: int, use: Callable[[Supervisor], Coroutine[Any, Any, None]]
+    checkpoint: Path,
+    num_ranks: int,
+    use: Callable[[Supervisor], Coroutine[Any, Any, None]],
+    **more: Any,
 ) -> None:
     async def main() -> None:
-        options = EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1, ranks=num_ranks)
+        options = EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1, ranks=num_ranks, **more)
         async with asyncio.timeout(240):
             patient = SupervisorOptions(max_down_s=200)
             supervisor = Supervisor(ENGINES["torch"], options, patient)
@@ -121,8 +139,20 @@ def test_sequences_are_shared_out_by_their_tokens() -> None:
     assert share_out([], 2, 4) == [[], []]
 
 
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_answer_bit_for_bit_what_one_rank_answers(checkpoint: Path, num_ranks: int) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "placement"),
+    [
+        (2, None),
+        (2, placed(2)),
+        pytest.param(3, placed(3), marks=pytest.mark.slow),
+        pytest.param(4, None, marks=pytest.mark.slow),
+        pytest.param(4, placed(4), marks=pytest.mark.slow),
+    ],
+    ids=["2", "2-placed", "3-placed", "4", "4-placed"],
+)
+def test_ranks_answer_bit_for_bit_what_one_rank_answers(
+    checkpoint: Path, num_ranks: int, placement: Placement | None
+) -> None:
     """Full batches, and batches in which ranks have nothing to do."""
     threads = torch.get_num_threads()
     work = jobs(11)
@@ -137,7 +167,34 @@ def test_ranks_answer_bit_for_bit_what_one_rank_answers(checkpoint: Path, num_ra
         assert len(children_of(supervisor.pid)) == num_ranks - 1
         assert supervisor.info.num_parameters == sum(p.numel() for p in VLMoE(CONFIG).parameters())
 
-    with_ranks(checkpoint, num_ranks, use)
+    with_ranks(checkpoint, num_ranks, use, placement=placement)
+
+
+def test_the_trace_of_several_ranks_is_that_of_one(checkpoint: Path, tmp_path: Path) -> None:
+    work = jobs(9)
+
+    def run(num_ranks: int) -> list[tuple[object, ...]]:
+        async def use(supervisor: Supervisor) -> None:
+            for chosen in (slice(None), slice(0, 1), slice(3, 6)):
+                await supervisor.run(work[chosen])
+
+        directory = tmp_path / str(num_ranks)
+        with_ranks(checkpoint, num_ranks, use, trace_dir=directory)
+        (file,) = directory.glob("*.parquet")
+        columns = pq.read_table(file).to_pydict()
+        assert len(set(columns["rank"])) == num_ranks
+        for name in ("step", "request"):
+            first = min(columns[name])
+            columns[name] = [number - first for number in columns[name]]
+        return sorted(
+            zip(*(columns[name] for name in COLUMNS if name not in ("time_us", "rank")), strict=True)
+        )
+
+    alone = run(1)
+    assert run(2) == alone
+    assert {row[0] for row in alone} == {0, 1, 2}
+    # a single sequence has one home
+    assert (at_ranks(read_trace(tmp_path / "2"), 2).home_SG > 0).sum(axis=1).tolist() == [2, 1, 2]
 
 
 def test_the_death_of_an_idle_rank_restarts_the_group(checkpoint: Path) -> None:
@@ -191,8 +248,8 @@ def test_no_rank_outlives_rank_0(checkpoint: Path) -> None:
     with_ranks(checkpoint, 2, use)
 
 
-def test_experts_that_do_not_divide_are_refused_in_one_line(checkpoint: Path) -> None:
-    options = EngineOptions(checkpoint, device="cpu", dtype="fp32", ranks=3)
-    with pytest.raises(EngineStartError, match="4 experts cannot be shared equally by 3 ranks") as error:
+def test_a_bad_placement_ends_all_ranks_with_one_line(checkpoint: Path) -> None:
+    options = EngineOptions(checkpoint, device="cpu", dtype="fp32", ranks=2, placement=placed(3))
+    with pytest.raises(EngineStartError, match="experts are placed on 3 ranks, there are 2") as error:
         asyncio.run(Supervisor(ENGINES["torch"], options).start())
     assert "\n" not in str(error.value)

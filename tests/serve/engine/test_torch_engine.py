@@ -167,5 +167,3 @@ def test_what_cannot_be_recorded_is_said_at_once(checkpoint: Path, tmp_path: Pat
     )
     with pytest.raises(ValueError, match=r"holds the trace of another model \(m-other\)"):
         load(replace(options_for(checkpoint), trace_dir=tmp_path))
-    with pytest.raises(ValueError, match="with one rank alone"):
-        load(replace(options_for(checkpoint), trace_dir=tmp_path / "new", ranks=2))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vlmoe_serve.placement import native
-from vlmoe_serve.placement.dispatch import by_counts
+from vlmoe_serve.placement.dispatch import by_counts, shares
 
 HAS_COMPILER = any(map(shutil.which, ("cc", "gcc", "clang")))
 
@@ -31,6 +31,11 @@ def test_both_say_the_same_to_the_token(tmp_path: Path, monkeypatch: pytest.Monk
             twin = native.split_by_counts(counts, hosts, stream=stream, node_G=node_G)
             np.testing.assert_array_equal(twin.amounts_BXG, truth.amounts_BXG)
             np.testing.assert_array_equal(twin.traffic_BGG, truth.traffic_BGG)
+            for step in range(4):
+                flow = native.flow_by_counts(counts[step], hosts, stream=stream, node_G=node_G)
+                expected = shares(counts[step], truth.amounts_BXG[step], node_G)
+                np.testing.assert_array_equal(flow, expected)
+                np.testing.assert_array_equal(flow.sum(axis=2), counts[step])
     assert len(list((tmp_path / "vlmoe").glob("dispatch-*.so"))) == 1
 
 
@@ -48,6 +53,8 @@ def test_without_a_compiler_numpy_takes_over_and_it_is_said_once(
     np.testing.assert_array_equal(
         routed.amounts_BXG, by_counts(counts, hosts, stream=0, node_G=node_G).amounts_BXG
     )
+    flow = native.flow_by_counts(counts[0], hosts, stream=0, node_G=node_G)
+    np.testing.assert_array_equal(flow, shares(counts[0], routed.amounts_BXG[0], node_G))
     assert [record.message for record in caplog.records] == [
         "tokens are split over copies by numpy, not in C: no C compiler on the path"
     ]
@@ -67,4 +74,8 @@ def test_shapes_that_do_not_fit_are_refused_before_any_pointer_is_used(
     with pytest.raises((ValueError, IndexError)):
         native.split_by_counts(
             np.zeros((1, 3, 2), np.int32), np.ones((2, 2), bool), stream=0, node_G=np.zeros(2, np.int32)
+        )
+    with pytest.raises((ValueError, IndexError)):
+        native.flow_by_counts(
+            np.zeros((3, 2), np.int64), np.ones((2, 2), bool), stream=0, node_G=np.zeros(2, np.int32)
         )

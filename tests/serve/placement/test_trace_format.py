@@ -30,7 +30,7 @@ def test_it_may_be_missing_and_one_number_stands_for_both_pools(tmp_path: Path) 
         ({"experts": [4, 4, 4]}, "the experts of two pools"),
         ({"experts": [4, -1]}, "experts must be whole numbers from 0, got [4, -1]"),
         ({"experts": None}, "experts must be whole numbers from 0, got None"),
-        ({"ranks": 0}, "ranks must be a whole number from 1, got 0"),
+        ({"ranks": -1}, "ranks must be a whole number from 0, got -1"),
     ],
 )
 def test_a_wrong_one_is_refused(tmp_path: Path, change: dict[str, object], complaint: str) -> None:

@@ -1,11 +1,12 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vlmoe_serve.placement.synthetic import Synthetic, synthetic_load, synthetic_meta, synthetic_rows
-from vlmoe_serve.placement.trace_format import TraceError, TraceMeta
+from vlmoe_serve.placement.trace_format import TraceError, TraceMeta, read_meta
 from vlmoe_serve.placement.trace_reader import read_trace
 from vlmoe_serve.placement.trace_writer import TraceWriter, WriterOptions
 
@@ -84,6 +85,12 @@ def test_the_oldest_files_go(tmp_path: Path) -> None:
     assert sum(sizes(tmp_path)) <= sum(all_sizes)
     record(1)
     assert len(sizes(tmp_path)) == 1, "the newest stays, however large"
+
+
+def test_recordings_with_other_numbers_of_ranks_say_nothing_of_homes(tmp_path: Path) -> None:
+    for ranks, said in ((1, 1), (1, 1), (4, 0), (4, 0), (1, 0)):
+        TraceWriter(tmp_path, replace(META, num_ranks=ranks)).close()
+        assert read_meta(tmp_path) == replace(META, num_ranks=said)
 
 
 def test_another_models_trace_is_not_mixed_in(tmp_path: Path) -> None:

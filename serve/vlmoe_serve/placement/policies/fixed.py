@@ -9,8 +9,8 @@ from vlmoe_serve.placement.policies.base import Budget, slots_by_pool
 
 
 def linear(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
-    """Neighbouring experts on the same rank, no copies."""
-    return _fixed(load, budget, lambda expert, size, num_ranks: expert // -(-size // num_ranks))
+    """Neighbouring experts on the same rank, as many on each as on any other or one fewer; no copies."""
+    return _fixed(load, budget, lambda expert, size, num_ranks: expert * num_ranks // size)
 
 
 def round_robin(load: StepLoad, budget: Budget, costs: Costs) -> Placement:

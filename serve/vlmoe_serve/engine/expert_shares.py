@@ -1,0 +1,38 @@
+"""From a placement to what the model takes: which rank holds which experts, and the split of tokens over copies."""
+
+import numpy as np
+
+from vlmoe_model.dispatch.expert_parallel import Split
+from vlmoe_model.dispatch.holdings import Held, Holdings
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.dispatch import Hosts
+from vlmoe_serve.placement.native import Flow, flow_by_counts
+from vlmoe_serve.placement.placement import EMPTY, Placement, Slots
+
+
+def holdings_of(placement: Placement) -> Holdings:
+    """The same, in the model's words."""
+    return Holdings(
+        {
+            layer: tuple(_held(slots_K, placement.pools[0]) for slots_K in slots_GK)
+            for layer, slots_GK in zip(placement.layers, placement.slots_LGK, strict=True)
+        }
+    )
+
+
+def _held(slots_K: Slots, first_text: int) -> Held:
+    experts = sorted(int(expert) for expert in slots_K if expert != EMPTY)
+    image = tuple(expert for expert in experts if expert < first_text)
+    text = tuple(expert - first_text for expert in experts if expert >= first_text)
+    return image, text
+
+
+def split_by_counts(num_ranks: int) -> Split:
+    """By what there is in a batch, for ranks on one host."""
+    node_G = np.zeros(num_ranks, np.int32)
+    stream = Costs().stream_tokens
+
+    def split(counts_XW: Flow, hosts_XW: Hosts) -> Flow:
+        return flow_by_counts(counts_XW, hosts_XW, stream=stream, node_G=node_G)
+
+    return split
