@@ -17,9 +17,13 @@ from ._results import (
     ItemError,
     Label,
     Model,
+    PatchGrid,
     Ranked,
     RerankResult,
     RetrieveResult,
+    RoutedLayer,
+    RoutedToken,
+    RoutingResult,
     Usage,
     VqaResult,
 )
@@ -93,6 +97,43 @@ def read_rerank(body: Json, reply: Reply) -> RerankResult:
     """A result of `/rerank`."""
     results = tuple(Ranked(int(each["index"]), float(each["relevance_score"])) for each in body["results"])
     return RerankResult(results=results, **_common(body, reply))
+
+
+def read_routing(body: Json, reply: Reply) -> RoutingResult:
+    """A result of `/explain/routing`."""
+    # over gRPC it lies in a field of its own
+    body = body.get("routing", body)
+    grid = body["patch_grid"]
+    readers: dict[str, Callable[[Json, Reply], VqaResult | ClassifyResult | Embedding]] = {
+        "vqa": read_vqa,
+        "classify": read_classify,
+        "embed": read_embedding,
+    }
+    return RoutingResult(
+        task=str(body["task"]),
+        head=str(body["head"]),
+        tokens=tuple(str(token) for token in body["tokens"]),
+        patch_grid=None
+        if grid is None
+        else PatchGrid(int(grid["rows"]), int(grid["columns"]), int(grid["start"])),
+        layers=tuple(
+            RoutedLayer(
+                int(layer["layer"]),
+                int(layer["num_experts"]),
+                tuple(
+                    RoutedToken(
+                        str(token["pool"]),
+                        tuple(int(expert) for expert in token["experts"]),
+                        tuple(float(gate) for gate in token["gates"]),
+                    )
+                    for token in layer["tokens"]
+                ),
+            )
+            for layer in body["layers"]
+        ),
+        answer=readers[body["task"]](body["answer"], reply),
+        **_common(body, reply),
+    )
 
 
 def read_collection(body: Json) -> Collection:

@@ -19,6 +19,7 @@ from ._results import (
     Model,
     RerankResult,
     RetrieveResult,
+    RoutingResult,
     VqaResult,
 )
 from ._transport import AsyncTransport
@@ -167,6 +168,34 @@ class AsyncClient(AsyncTransport):
     ) -> RerankResult:
         """Order pictures by how well they fit a text, or texts by how well they fit a picture."""
         call = _tasks.rerank(query, images, image=image, texts=texts, top_n=top_n, model=model)
+        return await self._send(call, options)
+
+    async def explain_routing(
+        self,
+        task: str,
+        image: ImageSource | None = None,
+        *,
+        question: str | None = None,
+        text: str | None = None,
+        text_pair: str | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RoutingResult:
+        """Which experts handled an input of another task, token by token, with the task's answer."""
+        call = _tasks.explain_routing(
+            task,
+            image,
+            question=question,
+            text=text,
+            text_pair=text_pair,
+            labels=labels,
+            head=head,
+            top_k=top_k,
+            model=model,
+        )
         return await self._send(call, options)
 
     async def add(

@@ -63,6 +63,7 @@ class Reply:
             queue_ms=self._number("x-queue-ms"),
             forward_ms=self._number("x-forward-ms"),
             batch_tokens=None if tokens is None else int(tokens),
+            routing_mode=self.headers.get("x-routing-mode"),
         )
 
     def _number(self, header: str) -> float | None:

@@ -19,6 +19,7 @@ from ._results import (
     Model,
     RerankResult,
     RetrieveResult,
+    RoutingResult,
     VqaResult,
 )
 from ._transport import Blocking, BlockingTransport
@@ -204,6 +205,47 @@ class Methods(Blocking):
             **options: Of this call.
         """
         call = _tasks.rerank(query, images, image=image, texts=texts, top_n=top_n, model=model)
+        return self._send(call, options)
+
+    def explain_routing(
+        self,
+        task: str,
+        image: ImageSource | None = None,
+        *,
+        question: str | None = None,
+        text: str | None = None,
+        text_pair: str | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RoutingResult:
+        """Which experts handled an input of another task, token by token, with the task's answer.
+
+        Args:
+            task: "vqa", "classify" or "embed".
+            image: The picture.
+            question: About the picture, for "vqa".
+            text: The text, or the premise of a pair.
+            text_pair: The hypothesis of a pair.
+            labels: Labels of your own, for "classify"; the input that they are compared with is explained.
+            head: Name of the checkpoint's head, where it has several.
+            top_k: Most answers or labels.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.explain_routing(
+            task,
+            image,
+            question=question,
+            text=text,
+            text_pair=text_pair,
+            labels=labels,
+            head=head,
+            top_k=top_k,
+            model=model,
+        )
         return self._send(call, options)
 
     def add(

@@ -100,11 +100,13 @@ def timing_headers(answer: Any) -> dict[str, str]:
     if not answer.HasField("timings"):
         return {}
     times = answer.timings
+    mode = {"x-routing-mode": times.routing_mode} if times.HasField("routing_mode") else {}
     return {
         "x-encode-ms": str(times.encode_ms),
         "x-queue-ms": str(times.queue_ms),
         "x-forward-ms": str(times.forward_ms),
         "x-batch-tokens": str(times.batch_tokens),
+        **mode,
     }
 
 

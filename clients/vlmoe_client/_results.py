@@ -24,12 +24,14 @@ class Timings:
         queue_ms: Waiting for a batch.
         forward_ms: The batch's pass through the model.
         batch_tokens: Tokens of the whole batch this request shared.
+        routing_mode: How tokens were routed, where it was not as usual: the answer may be a little worse.
     """
 
     encode_ms: float | None = None
     queue_ms: float | None = None
     forward_ms: float | None = None
     batch_tokens: int | None = None
+    routing_mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,66 @@ class RerankResult(Result):
     def best(self) -> Ranked:
         """The candidate that fits best."""
         return self.results[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """How a picture's patches lie among the tokens: row by row, from the token `start` on."""
+
+    rows: int
+    columns: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedToken:
+    """Where one mixture block sent a token.
+
+    Attributes:
+        pool: "V" for tokens of a picture, "T" for those of a text, "VL" for the dense layer that both share.
+        experts: Those that took it, best first; none where it found no room.
+        gates: The factor of each one's output.
+    """
+
+    pool: str
+    experts: tuple[int, ...]
+    gates: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedLayer:
+    """One mixture block.
+
+    Attributes:
+        layer: Its place in the network, from 0.
+        num_experts: Of its pools V and T each.
+        tokens: In the order of the result's `tokens`.
+    """
+
+    layer: int
+    num_experts: int
+    tokens: tuple[RoutedToken, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingResult(Result):
+    """Which experts handled an input.
+
+    Attributes:
+        task: The task that was explained.
+        head: Name of the checkpoint's head that answered.
+        tokens: The sequence that the network read; patches are called [PATCH].
+        patch_grid: None without a picture.
+        layers: The mixture blocks.
+        answer: What the task answers to the input.
+    """
+
+    task: str
+    head: str
+    tokens: tuple[str, ...]
+    patch_grid: PatchGrid | None
+    layers: tuple[RoutedLayer, ...]
+    answer: VqaResult | ClassifyResult | Embedding
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,31 @@
-"""The calls of the tasks: vqa, classify, embed, retrieve, rerank."""
+"""The calls of the tasks: vqa, classify, embed, retrieve, rerank, and the explanation of the first three."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ._answers import one, read_classify, read_embedding, read_rerank, read_retrieve, read_vqa
+from ._answers import (
+    one,
+    read_classify,
+    read_embedding,
+    read_rerank,
+    read_retrieve,
+    read_routing,
+    read_vqa,
+)
 from ._call import Call
 from ._chunks import batches
 from ._images import ImageSource, Picture
-from ._results import ClassifyResult, Embedding, ItemError, RerankResult, RetrieveResult, VqaResult
+from ._results import (
+    ClassifyResult,
+    Embedding,
+    ItemError,
+    RerankResult,
+    RetrieveResult,
+    RoutingResult,
+    VqaResult,
+)
 
 TextOrPair = str | tuple[str, str]
 
@@ -168,6 +184,31 @@ def rerank(
         model=model,
     )
     return Call("POST", "/rerank", one(read_rerank), body, rpc="Rerank")
+
+
+def explain_routing(
+    task: str,
+    image: ImageSource | None = None,
+    *,
+    question: str | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    labels: Sequence[str] | None = None,
+    head: str | None = None,
+    top_k: int | None = None,
+    model: str | None = None,
+) -> Call[RoutingResult]:
+    """`POST /explain/routing` of one input."""
+    body = given(
+        task=task, image=_picture(image), question=question, text=text, text_pair=text_pair, model=model
+    )
+    return Call(
+        "POST",
+        "/explain/routing",
+        one(read_routing),
+        body | label_fields(labels, head, top_k),
+        rpc="ExplainRouting",
+    )
 
 
 def vqa_input(image: ImageSource, question: str) -> dict[str, Any]:

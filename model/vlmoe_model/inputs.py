@@ -27,10 +27,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One example and the head that is to answer it."""
+    """One example and the head that is to answer it.
+
+    explain: its output is followed by what the routers chose for it (`explanation.py`).
+    """
 
     head: str
     example: Example
+    explain: bool = False
 
     def num_tokens(self, patch_size: int) -> tuple[int, int]:
         """(image tokens, text tokens) of this job; an image has one token a patch and one [I_CLS]."""

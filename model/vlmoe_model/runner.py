@@ -19,12 +19,14 @@ from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split, nearest_copy
 from vlmoe_model.dispatch.holdings import Holdings
+from vlmoe_model.explanation import to_numbers
 from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import Packed, pack
 from vlmoe_model.routing import Routing
+from vlmoe_model.routing.explain import routes_of
 from vlmoe_model.sharing import Layer, adopt, sources_of
 
 Dtype = Literal["auto", "fp32", "bf16"]
@@ -145,8 +147,9 @@ class Runner:
             observe: told afterwards what the routers of every mixture block chose.
 
         Returns:
-            Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim]. A rank of
-            a group takes part with no jobs of its own when the others have some.
+            Per job a float32 vector: logits [labels], or for a contrastive head a unit embedding [out_dim]; behind it
+            its routes (`explanation.py`), where the job asks for them. A rank of a group takes part with no jobs of
+            its own when the others have some.
 
         Raises:
             ValueError: a job's inputs do not fit its head.
@@ -157,12 +160,14 @@ class Runner:
             self._network.take_part(self.device)
             return []
         packed = pack(jobs, self.config, self.device)
-        log: list[Routing] | None = None if observe is None else []
+        log: list[Routing] | None = [] if observe is not None or any(job.explain for job in jobs) else None
         rows = [row for output in _fetch(self._network(packed, log)) for row in output]
         if observe is not None and log is not None:
             observe(packed, log)
         results: list[npt.NDArray[np.float32]] = [rows[0]] * len(jobs)
-        for row, job in zip(rows, packed.jobs, strict=True):
+        for place, (row, job) in enumerate(zip(rows, packed.jobs, strict=True)):
+            if jobs[job].explain and log is not None:
+                row = np.concatenate([row, to_numbers(routes_of(packed, log, self.config, place))])
             results[job] = row
         return results
 

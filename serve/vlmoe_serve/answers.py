@@ -92,6 +92,49 @@ class RerankAnswer(Result):
     usage: Usage
 
 
+class PatchGrid(Result):
+    """How a picture's patches lie among the tokens: row by row, from the token `start` on."""
+
+    rows: int
+    columns: int
+    start: int
+
+
+class RoutedToken(Result):
+    """Where a mixture block sent a token: the pool of its modality, its experts, and the factors of their outputs.
+
+    A choice that found no room is left out. The pool VL is one dense layer: expert 0, factor 1.
+    """
+
+    pool: str
+    experts: list[int]
+    gates: list[float]
+
+
+class RoutedLayer(Result):
+    """A mixture block, counted from 0, and its tokens in the order of `tokens`. num_experts: of its pools V and T."""
+
+    layer: int
+    num_experts: int
+    tokens: list[RoutedToken]
+
+
+class ExplainAnswer(Result):
+    """Which experts handled an input, and what the task answers to it.
+
+    tokens: the sequence that the network read; patches are called [PATCH]. patch_grid: null without a picture.
+    """
+
+    model: str
+    task: str
+    head: str
+    tokens: list[str]
+    patch_grid: PatchGrid | None
+    layers: list[RoutedLayer]
+    answer: VqaAnswer | ClassifyAnswer | EmbedAnswer
+    usage: Usage
+
+
 class ErrorBody(Result):
     """What went wrong. param: the path of the field it is about."""
 
@@ -140,3 +183,9 @@ class RerankResults(Result):
     """The answers to `inputs`, in their order; each may be an error."""
 
     results: list[RerankAnswer | ErrorAnswer]
+
+
+class ExplainResults(Result):
+    """The answers to `inputs`, in their order; each may be an error."""
+
+    results: list[ExplainAnswer | ErrorAnswer]

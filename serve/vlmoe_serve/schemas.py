@@ -18,6 +18,8 @@ MAX_INPUTS = 256
 MAX_TOP_K = 1000
 MAX_LABELS = 1000
 MAX_CANDIDATES = 256
+# an explanation is some hundred times larger than an answer
+MAX_EXPLAINED = 16
 
 
 def _is_image(value: object) -> str | bytes:
@@ -163,6 +165,30 @@ class RerankRequest(RerankOptions):
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = None
 
 
+class ExplainOptions(Strict):
+    """What the inputs of one /explain/routing call share."""
+
+    model: ModelName = None
+    task: Literal["vqa", "classify", "embed"] | None = None
+    head: str | None = None
+    top_k: TopK = 5
+    labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_LABELS)] | None = None
+
+
+class ExplainRequest(ExplainOptions):
+    """A body of /vqa, /classify or /embed, and which of them: where the routers send its tokens."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"task": "embed", "image": EXAMPLE_IMAGE}]},
+    )
+
+    task: Literal["vqa", "classify", "embed"]
+    image: Image | None = None
+    question: Text | None = None
+    text: Text | None = None
+    text_pair: Text | None = None
+
+
 class VqaBatch(VqaOptions):
     """Several questions; each input fails alone."""
 
@@ -191,3 +217,9 @@ class RerankBatch(RerankOptions):
     """Several queries; each fails alone."""
 
     inputs: Annotated[list[RerankRequest], Field(min_length=1, max_length=MAX_INPUTS)]
+
+
+class ExplainBatch(ExplainOptions):
+    """Several inputs; each fails alone."""
+
+    inputs: Annotated[list[ExplainRequest], Field(min_length=1, max_length=MAX_EXPLAINED)]

@@ -149,7 +149,7 @@ class Service:
             return await self.guarded(lambda: self._answered(task, request, call), call)
         shared = {key: value for key, value in body.items() if key != "inputs"}
         check(task.options, shared, strict=strict)
-        inputs = checked_list(body["inputs"], "inputs", self.limits.max_inputs)
+        inputs = checked_list(body["inputs"], "inputs", min(self.limits.max_inputs, task.max_inputs))
 
         async def one(position: int, fields: object) -> Result:
             prefix = f"inputs.{position}."

@@ -119,6 +119,7 @@ class Handler(BaseHTTPRequestHandler):
             "embed": embed,
             "retrieve": self.retrieve,
             "rerank": rerank,
+            "explain": explain,
         }.get(parts[0])
         if task is not None:
             if "inputs" not in body:
@@ -211,6 +212,25 @@ def rerank(body: Any) -> Any:
     candidates = body["images"] if "query" in body else body["texts"]
     results = [{"index": i, "relevance_score": i / 10} for i in reversed(range(len(candidates)))]
     return {"model": "demo", "results": results[: body.get("top_n")], "usage": USAGE}
+
+
+def explain(body: Any) -> Any:
+    fields = {name: value for name, value in body.items() if name != "task"}
+    tokens = [
+        {"pool": "T", "experts": [3], "gates": [0.5]},
+        {"pool": "V", "experts": [], "gates": []},
+        {"pool": "V", "experts": [0, 1], "gates": [0.75, 0.125]},
+    ]
+    return {
+        "model": "demo",
+        "task": body["task"],
+        "head": "some",
+        "tokens": ["[T_CLS]", "[I_CLS]", "[PATCH]"],
+        "patch_grid": {"rows": 1, "columns": 1, "start": 2} if "image" in body else None,
+        "layers": [{"layer": 1, "num_experts": 4, "tokens": tokens}],
+        "answer": {"vqa": vqa, "classify": classify, "embed": embed}[body["task"]](fields),
+        "usage": USAGE,
+    }
 
 
 def upsert(stored: dict[str, Any], items: Any) -> Any:

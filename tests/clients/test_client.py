@@ -18,6 +18,7 @@ from vlmoe_client import (
     Label,
     Model,
     NotFound,
+    RoutedToken,
     Timings,
     Unprocessable,
     Usage,
@@ -199,3 +200,14 @@ def test_rerank_sends_the_candidates_in_order_and_reads_the_ranking(do, server, 
     assert (sent["query"], sent["top_n"], len(sent["images"])) == ("a cat", 2, 3)
     assert len(do("rerank", image=png, texts=["a", "b"]).results) == 2
     assert server.seen[-1].body["texts"] == ["a", "b"]
+
+
+def test_routes_are_typed(do, png):
+    found = do("explain_routing", "vqa", png, question="what?", top_k=1)
+    assert found.layers[0].tokens[2] == RoutedToken("V", (0, 1), (0.75, 0.125))
+    assert found.layers[0].tokens[1].experts == ()
+    assert (found.patch_grid.rows, found.patch_grid.start, found.head) == (1, 2, "some")
+    assert len(found.answer.answers) == 1
+    assert found.usage.image_tokens == 49
+    text = do("explain_routing", "embed", text="a cat")
+    assert (text.patch_grid, text.answer.space_id) == (None, "s-1")

@@ -10,6 +10,7 @@ import torch
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import CheckpointError
+from vlmoe_model.explanation import from_numbers
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import pack
@@ -186,3 +187,23 @@ def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_processors_are_served_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert not has_native_bf16()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_job_that_asks_for_its_routes_gets_them_behind_its_output(
+    path: Path, config: ModelConfig, mixed_jobs: Callable[[ModelConfig], list[Job]], dtype: str
+) -> None:
+    jobs, runner = mixed_jobs(config), Runner.load(path, dtype=dtype)
+    plain = runner.run(jobs)
+    asking = [dataclasses.replace(job, explain=place % 3 == 0) for place, job in enumerate(jobs)]
+    for job, answer, expected in zip(asking, runner.run(asking), plain, strict=True):
+        size = config.head(job.head).out_dim
+        assert np.array_equal(answer[:size], expected)
+        if not job.explain:
+            assert len(answer) == size
+            continue
+        num_tokens = sum(job.num_tokens(config.patch_size))
+        (layer,) = from_numbers(answer[size:], config, num_tokens)
+        assert layer.layer == 1
+        assert (layer.experts_TK >= 0).all()
+        assert np.array_equal(runner.run([job])[0], answer)

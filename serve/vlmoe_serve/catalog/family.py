@@ -4,6 +4,7 @@ A family is made when the server starts, of checkpoints whose tensors lie in the
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 from vlmoe_model.checkpoint.directory import CheckpointDir
@@ -84,7 +85,7 @@ class Member:
         admitted: bool = False,
     ) -> Outcome:
         """See `Batcher.submit`; the jobs are marked as this member's."""
-        own = [Job(member_head(self._index, job.head), job.example) for job in jobs]
+        own = [dataclasses.replace(job, head=member_head(self._index, job.head)) for job in jobs]
         return await self._batcher.submit(own, priority=priority, deadline_s=deadline_s, admitted=admitted)
 
     @property

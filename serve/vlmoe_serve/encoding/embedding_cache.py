@@ -30,7 +30,7 @@ class EmbeddingCache:
 
     def key(self, model: ServedModel, job: Job) -> bytes | None:
         """What the output of a job follows from; None for a job whose output is not kept. Hashes the input."""
-        if not self._cache or model.config.head(job.head).task != "contrastive":
+        if not self._cache or job.explain or model.config.head(job.head).task != "contrastive":
             return None
         info, example = model.info, job.example
         key = hashlib.sha256("\0".join((info.model_id, info.dtype, info.device, job.head)).encode())

@@ -44,7 +44,7 @@ class FamilyEngine:
             index, head = member_of(job.head)
             positions, own = theirs.setdefault(index, ([], []))
             positions.append(position)
-            own.append(Job(head, job.example))
+            own.append(dataclasses.replace(job, head=head))
         for index, (positions, own) in theirs.items():
             for position, output in zip(positions, self._members[index].run(own), strict=True):
                 outputs[position] = output

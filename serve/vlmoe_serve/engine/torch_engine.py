@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vlmoe_kernels import backend
+from vlmoe_kernels.ops import RoutingBackend
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import HeadConfig, ModelConfig
@@ -15,6 +17,7 @@ from vlmoe_model.inputs import Example, Job
 from vlmoe_model.runner import Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.passes import run_apart
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 
 # [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
@@ -32,6 +35,7 @@ class TorchEngine:
         self._runner = runner
         self._tracer = tracer
         self._is_warm = False
+        self._routes_itself = isinstance(backend(runner.backend), RoutingBackend)
 
     @property
     def runner(self) -> Runner | ranks.Ranks:
@@ -49,7 +53,14 @@ class TorchEngine:
         return jobs, [short], [long], [short] * 16, [long] * 4, jobs * 4
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
-        """One packed forward."""
+        """One packed forward; one more for jobs that must not share it."""
+        return run_apart(jobs, self._kind, self._forward)
+
+    def _kind(self, job: Job) -> bool:
+        # a backend that routes by itself is asked for what it chose in another way, which others must not notice
+        return job.explain and self._routes_itself
+
+    def _forward(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         tracer = self._tracer if self._is_warm else None
         if isinstance(self._runner, Runner):
             return self._runner.run(jobs, None if tracer is None else tracer.observe)

@@ -38,6 +38,7 @@ class JobRef:
     head: str
     image: ArrayRef | None
     tokens: ArrayRef | None
+    explain: bool
 
 
 class Arena:
@@ -64,7 +65,9 @@ class Arena:
                 end += -(-array.nbytes // _ALIGN) * _ALIGN
             return placed[id(array)][0]
 
-        refs = tuple(JobRef(job.head, place(job.example.image), place(job.example.tokens)) for job in jobs)
+        refs = tuple(
+            JobRef(job.head, place(job.example.image), place(job.example.tokens), job.explain) for job in jobs
+        )
         memory = self._grown_to(end)
         for ref, array in placed.values():
             np.ndarray(ref.shape, array.dtype, memory, ref.offset)[...] = array
@@ -102,7 +105,10 @@ class ArenaView:
         if self._map is None or len(self._map) < size:
             # The old map is left to the garbage collector: a view of it may still be alive.
             self._map = mmap.mmap(self._fd, 0)
-        return [Job(ref.head, Example(self._image(ref.image), self._tokens(ref.tokens))) for ref in refs]
+        return [
+            Job(ref.head, Example(self._image(ref.image), self._tokens(ref.tokens)), ref.explain)
+            for ref in refs
+        ]
 
     def _image(self, ref: ArrayRef | None) -> npt.NDArray[np.uint8] | None:
         return None if ref is None else np.ndarray(ref.shape, np.uint8, self._map, ref.offset)

@@ -12,7 +12,7 @@ from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.catalog.model_answers import ModelAnswer, models_answer
 from vlmoe_serve.collection_schemas import CollectionsAnswer, DeletedAnswer, ItemAnswer
-from vlmoe_serve.errors import InvalidField, MethodNotAllowed
+from vlmoe_serve.errors import InvalidField
 from vlmoe_serve.items import collection_answer, page, put_collection, upsert
 from vlmoe_serve.service import Results, Service
 
@@ -47,14 +47,10 @@ def _stored(run: Callable[[Service, Fields], Awaitable[Result | Fields]]) -> Rpc
     return Rpc(lambda service, fields, call: run(service, fields), lambda service, call: None)
 
 
-def _missing(route: str) -> Rpc:
-    def refuse(service: Service, call: Call) -> None:
-        raise MethodNotAllowed(f"this server has no {route} yet", code="unimplemented")
-
-    async def run(service: Service, fields: Fields, call: Call) -> Result:
-        raise AssertionError("refused before")
-
-    return Rpc(run, refuse)
+async def _explain(service: Service, fields: Fields, call: Call) -> Fields:
+    found = await service.run("explain/routing", fields, call)
+    assert not isinstance(found, Results), "a message has no field for several inputs"
+    return {"routing": found.model_dump()}
 
 
 async def _upsert(service: Service, fields: Fields, call: Call) -> Result:
@@ -136,7 +132,7 @@ RPCS: Mapping[str, Rpc] = {
     "Embed": _task("embed"),
     "Retrieve": _task("retrieve"),
     "Rerank": _task("rerank"),
-    "ExplainRouting": _missing("/explain/routing"),
+    "ExplainRouting": Rpc(_explain, Service.admit),
     "PutCollection": _started(_put_collection),
     "GetCollection": _stored(_get_collection),
     "ListCollections": _stored(_list_collections),

@@ -20,6 +20,7 @@ _SUMMARIES = {
     "embed": "Embed a picture or a text",
     "retrieve": "Search a collection",
     "rerank": "Order pictures or texts by how well they fit",
+    "explain/routing": "Show which experts handle an input",
 }
 
 
@@ -48,7 +49,7 @@ def _add(router: APIRouter, name: str, service: Service, max_body_bytes: int) ->
         f"/{name}",
         answer,
         methods=["POST"],
-        operation_id=name,
+        operation_id=name.replace("/", "_"),
         summary=_SUMMARIES.get(name, name),
         description=(task.request.__doc__ or "").strip(),
         response_class=Response,

@@ -2,6 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 let picture = null;
+let tasks = new Set();
 
 function say(text, bad = false) {
   byId("status").textContent = text;
@@ -84,6 +85,85 @@ onSubmit("classify", async (form) => {
   show(byId("classify-answers"), found.labels.map((one) => ({ text: one.label, score: one.score })));
 });
 
+let routes = null;
+
+// the experts of a pool lie evenly around the circle of hues; pictures begin at red, texts half a step later
+const colour = (pool, expert, count) => `hsl(${Math.round((360 * (expert + (pool === "T" ? 0.5 : 0))) / count)} 85% 60%)`;
+const NONE = "#888";
+
+function taskFor(question) {
+  const known = (task) => tasks.has(task);
+  if (question && known("vqa")) return "vqa";
+  const found = ["classify", "embed"].find(known);
+  if (!found) throw new Error("ask a question: no model takes the picture alone");
+  return found;
+}
+
+function inSvg(name, attributes, text = "") {
+  const made = document.createElementNS(byId("patches").namespaceURI, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text) {
+    const title = inSvg("title", {});
+    title.textContent = text;
+    made.append(title);
+  }
+  return made;
+}
+
+function told(token, word) {
+  const chosen = token.experts.map((expert, i) => `${token.pool}${expert} (${token.gates[i].toFixed(2)})`);
+  return `${word}: ${chosen.join(", ") || "no expert had room"}`;
+}
+
+function drawRoutes() {
+  const layer = routes.layers[byId("layer").selectedIndex];
+  const of = (token) => (token.experts.length ? colour(token.pool, token.experts[0], token.pool === "VL" ? 1 : layer.num_experts) : NONE);
+  const grid = routes.patch_grid;
+  byId("patches").replaceChildren();
+  const isPatch = (i) => grid && i >= grid.start && i < grid.start + grid.rows * grid.columns;
+  if (grid) {
+    const [width, height] = [300 / grid.columns, 300 / grid.rows];
+    byId("patches").append(inSvg("image", { href: routes.picture, width: 300, height: 300, preserveAspectRatio: "none" }));
+    for (let i = 0; i < grid.rows * grid.columns; i += 1) {
+      const token = layer.tokens[grid.start + i];
+      const [row, column] = [Math.floor(i / grid.columns), i % grid.columns];
+      byId("patches").append(inSvg("rect", {
+        x: column * width, y: row * height, width, height, fill: of(token), "data-expert": token.experts[0] ?? "none",
+      }, told(token, `row ${row + 1}, column ${column + 1}`)));
+    }
+  }
+  byId("words").replaceChildren(...routes.tokens.flatMap((word, i) => {
+    if (isPatch(i)) return [];
+    const span = document.createElement("span");
+    span.textContent = word;
+    span.title = told(layer.tokens[i], word);
+    span.style.backgroundColor = of(layer.tokens[i]);
+    return [span];
+  }));
+  const counts = new Map();
+  for (const token of layer.tokens) {
+    const name = token.experts.length ? `${token.pool}${token.experts[0]}` : "none";
+    counts.set(name, { colour: of(token), number: (counts.get(name) || { number: 0 }).number + 1 });
+  }
+  byId("experts").replaceChildren(...[...counts].sort().map(([name, one]) => {
+    const item = document.createElement("li");
+    const mark = document.createElement("span");
+    mark.style.backgroundColor = one.colour;
+    item.append(mark, `${name}: ${one.number}`);
+    return item;
+  }));
+}
+
+onSubmit("explain", async (form) => {
+  const task = taskFor(form.get("question"));
+  const body = { task, image: needPicture(), ...(task === "vqa" ? { question: form.get("question") } : {}) };
+  routes = { ...(await call("POST", "/explain/routing", body)), picture: body.image };
+  if (!routes.layers.length) throw new Error("the model has no experts: every block is dense");
+  byId("layer").replaceChildren(...routes.layers.map((one) => new Option(one.layer + 1)));
+  byId("routes").hidden = false;
+  drawRoutes();
+});
+
 onSubmit("search", async (form) => {
   const body = { collection: form.get("collection") };
   if (form.get("text")) body.text = form.get("text");
@@ -118,8 +198,10 @@ async function load() {
   try {
     const { data } = await call("GET", "/v1/models");
     byId("models").textContent = data.map((one) => `${one.id}: ${one.tasks.join(", ")} (${one.state})`).join("; ");
-    const tasks = new Set(data.flatMap((one) => one.tasks));
-    for (const section of document.querySelectorAll("[data-task]")) section.hidden = !tasks.has(section.dataset.task);
+    tasks = new Set(data.flatMap((one) => one.tasks));
+    for (const section of document.querySelectorAll("[data-task]")) {
+      section.hidden = !section.dataset.task.split(" ").some((task) => tasks.has(task));
+    }
     await loadCollections();
     say("");
   } catch (error) {
@@ -128,6 +210,7 @@ async function load() {
   }
 }
 
+byId("layer").addEventListener("change", drawRoutes);
 byId("file").addEventListener("change", (event) => choose(event.target.files[0]));
 byId("key").addEventListener("change", () => {
   sessionStorage.setItem("vlmoe-key", byId("key").value);

@@ -10,6 +10,7 @@ from typing import Any
 from vlmoe_serve.tasks.base import Task
 from vlmoe_serve.tasks.classify import Classify
 from vlmoe_serve.tasks.embed import Embed
+from vlmoe_serve.tasks.explain import ExplainRouting
 from vlmoe_serve.tasks.rerank import Rerank
 from vlmoe_serve.tasks.retrieve import Retrieve
 from vlmoe_serve.tasks.vqa import Vqa
@@ -20,4 +21,5 @@ TASKS: dict[str, Task[Any]] = {
     "embed": Embed(),
     "retrieve": Retrieve(),
     "rerank": Rerank(),
+    "explain/routing": ExplainRouting(),
 }

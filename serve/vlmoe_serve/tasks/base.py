@@ -66,6 +66,11 @@ class Task(Protocol[Request]):
         ...
 
     @property
+    def max_inputs(self) -> int:
+        """Most inputs of one call."""
+        ...
+
+    @property
     def options(self) -> type[Strict]:
         """What the inputs of one call share."""
         ...

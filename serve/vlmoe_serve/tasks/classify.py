@@ -9,7 +9,7 @@ from vlmoe_serve.answers import ClassifyAnswer, ClassifyResults, Result, ScoredL
 from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.errors import InvalidField
-from vlmoe_serve.schemas import ClassifyBatch, ClassifyOptions, ClassifyRequest, Strict
+from vlmoe_serve.schemas import MAX_INPUTS, ClassifyBatch, ClassifyOptions, ClassifyRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.inputs import job, one_of
 from vlmoe_serve.tasks.scores import best, softmax
@@ -19,6 +19,7 @@ class Classify:
     """Labels best first."""
 
     head_tasks: tuple[HeadTask, ...] = ("image_classification", "text_classification", "contrastive")
+    max_inputs = MAX_INPUTS
     options: type[Strict] = ClassifyOptions
     request: type[Strict] = ClassifyRequest
     batch: type[Strict] = ClassifyBatch

@@ -3,7 +3,7 @@
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_serve.answers import EmbedAnswer, EmbedResults, Result
 from vlmoe_serve.catalog.models import ServedModel
-from vlmoe_serve.schemas import EmbedBatch, EmbedOptions, EmbedRequest, Strict
+from vlmoe_serve.schemas import MAX_INPUTS, EmbedBatch, EmbedOptions, EmbedRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.inputs import job, one_of
 
@@ -35,6 +35,7 @@ class Embed:
     """One vector of unit length."""
 
     head_tasks: tuple[HeadTask, ...] = ("contrastive",)
+    max_inputs = MAX_INPUTS
     options: type[Strict] = EmbedOptions
     request: type[Strict] = EmbedRequest
     batch: type[Strict] = EmbedBatch

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_serve.answers import RankedCandidate, RerankAnswer, RerankResults, Result
 from vlmoe_serve.errors import InvalidField, ServeError
-from vlmoe_serve.schemas import RerankBatch, RerankOptions, RerankRequest, Strict
+from vlmoe_serve.schemas import MAX_INPUTS, RerankBatch, RerankOptions, RerankRequest, Strict
 from vlmoe_serve.tasks.base import Computed, Desk
 from vlmoe_serve.tasks.embed import embed
 from vlmoe_serve.together import together
@@ -21,6 +21,7 @@ class Rerank:
     """
 
     head_tasks: tuple[HeadTask, ...] = ("contrastive",)
+    max_inputs = MAX_INPUTS
     options: type[Strict] = RerankOptions
     request: type[Strict] = RerankRequest
     batch: type[Strict] = RerankBatch

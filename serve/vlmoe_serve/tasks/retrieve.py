@@ -8,7 +8,7 @@ from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.errors import InvalidField, SpaceConflict
 from vlmoe_serve.retrieval.filters import compile_filter
 from vlmoe_serve.retrieval.manager import CollectionInfo
-from vlmoe_serve.schemas import RetrieveBatch, RetrieveOptions, RetrieveRequest, Strict
+from vlmoe_serve.schemas import MAX_INPUTS, RetrieveBatch, RetrieveOptions, RetrieveRequest, Strict
 from vlmoe_serve.tasks.base import Desk
 from vlmoe_serve.tasks.embed import embed, space_of
 
@@ -17,6 +17,7 @@ class Retrieve:
     """Hits best first, by cosine similarity."""
 
     head_tasks: tuple[HeadTask, ...] = ("contrastive",)
+    max_inputs = MAX_INPUTS
     options: type[Strict] = RetrieveOptions
     request: type[Strict] = RetrieveRequest
     batch: type[Strict] = RetrieveBatch

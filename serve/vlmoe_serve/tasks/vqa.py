@@ -2,7 +2,7 @@
 
 from vlmoe_model.config import Task as HeadTask
 from vlmoe_serve.answers import Result, ScoredAnswer, VqaAnswer, VqaResults
-from vlmoe_serve.schemas import Strict, VqaBatch, VqaOptions, VqaRequest
+from vlmoe_serve.schemas import MAX_INPUTS, Strict, VqaBatch, VqaOptions, VqaRequest
 from vlmoe_serve.tasks.base import Desk
 from vlmoe_serve.tasks.inputs import job
 from vlmoe_serve.tasks.scores import best, softmax
@@ -12,6 +12,7 @@ class Vqa:
     """Answers are classes: the head scores each answer it was trained on."""
 
     head_tasks: tuple[HeadTask, ...] = ("vqa",)
+    max_inputs = MAX_INPUTS
     options: type[Strict] = VqaOptions
     request: type[Strict] = VqaRequest
     batch: type[Strict] = VqaBatch

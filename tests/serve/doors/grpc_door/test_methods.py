@@ -200,11 +200,6 @@ def field(number, content):
     return bytes([number * 8 + 2]) + length + bytes([size]) + content
 
 
-def test_what_is_not_there_yet_says_so(stub, refused):
-    found = refused(stub.ExplainRouting, pb.ExplainRoutingRequest())
-    assert (found.code, found.reason) == ("UNIMPLEMENTED", "unimplemented")
-
-
 def test_models_are_changed_by_admins_alone(start, make_checkpoint, tmp_path, refused):
     root = make_checkpoint(5).parent
     (tmp_path / "admins").write_text("admin-key\n")

@@ -26,16 +26,18 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., param: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("encode_ms", "queue_ms", "forward_ms", "batch_tokens")
+    __slots__ = ("encode_ms", "queue_ms", "forward_ms", "batch_tokens", "routing_mode")
     ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     FORWARD_MS_FIELD_NUMBER: _ClassVar[int]
     BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_MODE_FIELD_NUMBER: _ClassVar[int]
     encode_ms: float
     queue_ms: float
     forward_ms: float
     batch_tokens: int
-    def __init__(self, encode_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., forward_ms: _Optional[float] = ..., batch_tokens: _Optional[int] = ...) -> None: ...
+    routing_mode: str
+    def __init__(self, encode_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., forward_ms: _Optional[float] = ..., batch_tokens: _Optional[int] = ..., routing_mode: _Optional[str] = ...) -> None: ...
 
 class VqaRequest(_message.Message):
     __slots__ = ("image", "question", "top_k", "model", "image_url")
@@ -218,7 +220,7 @@ class RerankResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Ranked, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class ExplainRoutingRequest(_message.Message):
-    __slots__ = ("task", "image", "question", "text", "text_pair", "head", "model", "image_url")
+    __slots__ = ("task", "image", "question", "text", "text_pair", "head", "model", "image_url", "labels", "top_k")
     TASK_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +229,8 @@ class ExplainRoutingRequest(_message.Message):
     HEAD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
     task: str
     image: bytes
     question: str
@@ -235,7 +239,9 @@ class ExplainRoutingRequest(_message.Message):
     head: str
     model: str
     image_url: str
-    def __init__(self, task: _Optional[str] = ..., image: _Optional[bytes] = ..., question: _Optional[str] = ..., text: _Optional[str] = ..., text_pair: _Optional[str] = ..., head: _Optional[str] = ..., model: _Optional[str] = ..., image_url: _Optional[str] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    top_k: int
+    def __init__(self, task: _Optional[str] = ..., image: _Optional[bytes] = ..., question: _Optional[str] = ..., text: _Optional[str] = ..., text_pair: _Optional[str] = ..., head: _Optional[str] = ..., model: _Optional[str] = ..., image_url: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class ExplainRoutingResponse(_message.Message):
     __slots__ = ("routing",)
