@@ -35,11 +35,12 @@ def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
 
 def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     """See `ops.Backend.grouped_ffn`."""
-    ops = [op for pool in pools for op in _experts(pool, norm_eps)]
+    ops = [op for pool in pools for op in experts(pool, norm_eps)]
     return lambda x_TD, plan: routed(x_TD, plan, ops, x_TD.shape[1])
 
 
-def _experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
+def experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
+    """Each expert of a pool as an operation on rows."""
     none: list[Tensor | None] = [None] * pool.w1.shape[0]
     mid_weight = none if pool.mid_weight is None else list(pool.mid_weight.unbind())
     mid_bias = none if pool.mid_bias is None else list(pool.mid_bias.unbind())

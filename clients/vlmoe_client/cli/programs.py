@@ -34,6 +34,11 @@ PROGRAMS: dict[str, Program] = {
     "plan": Program(
         "place experts on ranks, by what a server recorded", "vlmoe_serve.placement.cli:run", "plan"
     ),
+    "bench": Program(
+        "how fast a model runs here, beside its dense twin and stock torch",
+        "vlmoe_serve.bench.cli:run",
+        "serve",
+    ),
     "inspect": Program("what a checkpoint holds", "vlmoe_model.inspect:run", "model"),
 }
 
