@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients deploy loadtests tests
 
-.PHONY: install serve test test-gpu test-slow test-deploy format lint types layers check native bench load proto clean
+.PHONY: install serve test test-gpu test-slow test-deploy format lint types layers check native bench load peers proto clean
 
 install: $(VENV)/.installed
 
@@ -64,6 +64,11 @@ bench: install
 # What the server stands: capacity, then 0.7, 1.5 and 3 times that. LOAD="--mix vqa --seconds 60" for another.
 load: install
 	$(RUN)/python -m vlmoe_loadtests --deadline --out build/load $(LOAD) -- --cache-mb 0
+
+# Other servers beside ours with the same model, each in an environment of its own (the first time takes minutes and
+# gigabytes). PEERS="--only mosec ray" for some; PEERS="--torch 'torch --index-url URL'" where pip would take a build for GPUs.
+peers: install
+	$(RUN)/python -m peers --out build/peers $(PEERS)
 
 proto: install
 	$(RUN)/python clients/make_stubs.py

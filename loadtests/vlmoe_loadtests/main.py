@@ -25,10 +25,10 @@ _WARM_UP_SHARE = 0.15
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 2 for bad usage."""
-    ours, server = _split(sys.argv[1:] if argv is None else argv)
+    ours, server = split_arguments(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(ours)
     with contextlib.ExitStack() as stack:
-        url = args.url or stack.enter_context(own_server(server))
+        url = args.url or stack.enter_context(own_server(server)).url
         address = urlsplit(url)
         if address.scheme != "http" or address.hostname is None:
             print(f"only http:// is spoken here, got {url}", file=sys.stderr)
@@ -96,7 +96,8 @@ def _save(folder: Path, runs: Sequence[tuple[str, Summary, list[Record]]], objec
         (folder / f"{stem}.svg").write_text(latency_svg(records, name, objective_ms))
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Ours, and those of a server, which follow `--`."""
     if "--" not in argv:
         return list(argv), []
     cut = list(argv).index("--")

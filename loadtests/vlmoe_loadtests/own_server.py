@@ -5,14 +5,31 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _READY = re.compile(r"ready on (http://\S+)")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A running one. pid: of the front."""
+
+    url: str
+    pid: int
+
+    def engine_pids(self) -> list[int]:
+        """Its engine processes: one, but for a moment after the death of one."""
+        found = []
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += [int(pid) for pid in (task / "children").read_text().split()]
+        return found
+
+
 @contextlib.contextmanager
-def own_server(arguments: Sequence[str]) -> Iterator[str]:
-    """Start it, give its URL, end it.
+def own_server(arguments: Sequence[str]) -> Iterator[OwnServer]:
+    """Start it, say where it is, end it.
 
     Raises:
         RuntimeError: it did not start.
@@ -25,6 +42,6 @@ def own_server(arguments: Sequence[str]) -> Iterator[str]:
             found = next((match for line in process.stdout if (match := _READY.search(line))), None)
             if found is None:
                 raise RuntimeError(f"the server did not start: {' '.join(command)}")
-            yield found.group(1)
+            yield OwnServer(found.group(1), process.pid)
         finally:
             process.terminate()

@@ -12,10 +12,11 @@ import httptools
 
 @dataclass(slots=True)
 class Answer:
-    """Status, and the headers by their lower-case names."""
+    """Status, the headers by their lower-case names, and the body."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 class Connection(asyncio.Protocol):
@@ -27,6 +28,8 @@ class Connection(asyncio.Protocol):
         self._answer = Answer()
         self._done: asyncio.Future[Answer] | None = None
         self.usable = True
+        # answers to nothing that was asked: a server that answers a request twice is not to go unseen
+        self.num_unasked = 0
 
     async def ask(self, request: bytes) -> Answer:
         """Send a request and wait for the end of its answer.
@@ -71,6 +74,10 @@ class Connection(asyncio.Protocol):
         """One header."""
         self._answer.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_body(self, data: bytes) -> None:
+        """Some of the body."""
+        self._answer.body = self._answer.body + data if self._answer.body else data
+
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self._answer.status = self._parser.get_status_code()
@@ -78,6 +85,8 @@ class Connection(asyncio.Protocol):
         # an early refusal, with the body still on its way, is an answer all the same
         if self._done is not None and not self._done.done():
             self._done.set_result(self._answer)
+        else:
+            self.num_unasked += 1
 
     def _fail(self, error: ConnectionError) -> None:
         if self._done is not None and not self._done.done():
@@ -90,6 +99,12 @@ class Pool:
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._idle: deque[Connection] = deque()
+        self._all: list[Connection] = []
+
+    @property
+    def num_unasked(self) -> int:
+        """Answers that came to nothing that was asked, on all connections so far."""
+        return sum(connection.num_unasked for connection in self._all)
 
     async def ask(self, request: bytes, timeout_s: float) -> Answer:
         """Send a request on a free connection.
@@ -123,4 +138,5 @@ class Pool:
                 return connection
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(Connection, self._host, self._port)
+        self._all.append(connection)
         return connection
