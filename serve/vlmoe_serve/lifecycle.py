@@ -25,8 +25,9 @@ from vlmoe_serve.catalog.models import Models, ServedModel
 from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
-from vlmoe_serve.engine import FAMILY
+from vlmoe_serve.engine import ENGINES, FAMILY
 from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.chosen import check_engine
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.grpc_door.server import GrpcServer
@@ -39,7 +40,7 @@ from vlmoe_serve.keys.api_keys import ApiKeys
 from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.option_sources import UsageError
-from vlmoe_serve.options import ANY_PORT, Options
+from vlmoe_serve.options import ANY_PORT, DEFAULTS, Options
 from vlmoe_serve.placement.chosen import choose_placement
 from vlmoe_serve.placement.placement import PlacementError
 from vlmoe_serve.retrieval.manager import Collections
@@ -65,6 +66,10 @@ async def serve(options: Options) -> None:
     Raises:
         StartError: anything that keeps the server from being ready.
     """
+    try:
+        check_engine(options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if options.placement is not None and options.ranks == 1:
         raise UsageError("--placement needs --ranks: one rank holds all experts")
     keys = ApiKeys.load(options.api_key_file)
@@ -164,7 +169,7 @@ def _grpc_server(
 def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
     """Each with an engine of its own, but for those that share weights and can share one."""
     names = [choice.name for choice in options.model]
-    if options.ranks > 1 or options.trace_routing is not None:
+    if options.ranks > 1 or options.trace_routing is not None or options.engine != DEFAULTS.engine:
         return [_open_model(options, choice.name, choice.path, metrics) for choice in options.model]
     directories = [open_directory(choice.path) for choice in options.model]
     models: dict[int, ServedModel] = {}
@@ -209,9 +214,11 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             ranks=options.ranks,
             placement=placement,
             trace_dir=trace_dir,
+            settings=options.vllm,
         ),
         BatcherOptions(max_queue_ms=options.max_queue_ms),
         observer=metrics.observer(name),
+        factory=ENGINES[options.engine],
     )
     return ServedModel(name, directory, directory.processor(), batcher)
 

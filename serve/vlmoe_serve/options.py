@@ -95,6 +95,13 @@ def _text(text: str) -> str:
     return text
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ValueError("must be NAME=VALUE")
+    return name, value
+
+
 def _url_host(text: str) -> str:
     if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", text):
         raise ValueError("must be HOST or HOST:PORT, a host being a name, an address, or [an IPv6 address]")
@@ -145,6 +152,20 @@ class Options:
             shown="even shares",
         ),
     ] = None
+    engine: Annotated[
+        str,
+        Option(_choice("torch", "vllm"), "NAME", "what computes: torch, our own, or vllm, where installed"),
+    ] = "torch"
+    vllm: Annotated[
+        tuple[tuple[str, str], ...],
+        Option(
+            _setting,
+            "NAME=VALUE",
+            "a setting of vLLM by its own name, such as data_parallel_size=2; see docs/vllm.md",
+            many=True,
+            shown="none",
+        ),
+    ] = ()
     threads: Annotated[
         int, Option(_threads, "N", "threads of each rank; auto shares the cores among them", shown="auto")
     ] = 0

@@ -15,6 +15,8 @@ OTHER = {
     "grpc_port": ("9001", 9001),
     "ranks": ("2", 2),
     "placement": ("planner", "planner"),
+    "engine": ("vllm", "vllm"),
+    "vllm": ("enable_eplb=true", (("enable_eplb", "true"),)),
     "threads": ("3", 3),
     "data_dir": ("/tmp/d", Path("/tmp/d")),
     "api_key_file": ("/tmp/k", Path("/tmp/k")),

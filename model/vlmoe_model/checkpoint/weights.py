@@ -99,7 +99,7 @@ def load_state(
     opened = directory if isinstance(directory, CheckpointDir) else open_directory(directory)
     config = opened.config
     if expected is not None:
-        _check_expected(opened, expected)
+        check_tensors(opened, expected)
     for name, entry in opened.tensors.items():
         if is_expert(name, config) and (not entry.shape or entry.shape[0] != config.num_experts):
             raise CheckpointError(
@@ -162,7 +162,12 @@ def _runs(rows: Sequence[int]) -> list[slice]:
     return runs
 
 
-def _check_expected(opened: CheckpointDir, expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(opened: CheckpointDir, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold the files' headers against the names and whole shapes that a network needs.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or has the wrong shape.
+    """
     missing = [name for name in expected if name not in opened.tensors]
     if missing:
         raise CheckpointError(f"{opened.path}: tensor {missing[0]!r} is missing{_and_more(missing)}")

@@ -8,6 +8,7 @@ that only the worker process imports it: this table stays importable without tor
 
 ENGINES: dict[str, str] = {
     "torch": "vlmoe_serve.engine.torch_engine:load",
+    "vllm": "vlmoe_serve.engine.vllm.engine:load",
 }
 # for checkpoints that share weights
 FAMILY = "vlmoe_serve.engine.family_engine:load"

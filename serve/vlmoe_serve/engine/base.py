@@ -19,6 +19,7 @@ class EngineOptions:
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
     of them holds which experts; None for even shares. trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
+    settings: names and values that are an engine's own.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class EngineOptions:
     placement: Placement | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

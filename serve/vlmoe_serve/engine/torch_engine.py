@@ -12,17 +12,14 @@ from vlmoe_kernels import backend
 from vlmoe_kernels.ops import RoutingBackend
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
-from vlmoe_model.config import HeadConfig, ModelConfig
-from vlmoe_model.inputs import Example, Job
+from vlmoe_model.config import ModelConfig
+from vlmoe_model.inputs import Job
 from vlmoe_model.runner import Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.passes import run_apart
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
-
-# [T_CLS] and [T_SEP] of every tokenizer; between them any id does.
-_CLS, _UNKNOWN, _SEP = 2, 1, 3
-_WARM_UP_TEXT = 16
+from vlmoe_serve.engine.warm_up import warm_up_batches
 
 
 class TorchEngine:
@@ -43,14 +40,8 @@ class TorchEngine:
         return self._runner
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
-        """Every head once; then the shortest and the longest job, alone and several times.
-
-        What a batch costs apart from its tokens, and what attention costs, shows only where lengths differ.
-        """
-        jobs = [job for head in self._runner.config.heads for job in _blank_jobs(head)]
-        patch_size = self._runner.config.patch_size
-        short, *_, long = sorted([*jobs, *jobs], key=lambda job: sum(job.num_tokens(patch_size)))
-        return jobs, [short], [long], [short] * 16, [long] * 4, jobs * 4
+        """Every head once; then the shortest and the longest job, alone and several times."""
+        return warm_up_batches(self._runner.config)
 
     def run(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         """One packed forward; one more for jobs that must not share it."""
@@ -142,18 +133,3 @@ def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingT
         raise ValueError('recording needs pyarrow, not installed here: pip install "vlmoe[plan]"') from None
     meta = trace_meta(config, model, options.ranks)
     return RoutingTracer(TraceWriter(options.trace_dir, meta), config)
-
-
-def _blank_jobs(head: HeadConfig) -> list[Job]:
-    image = None if head.image is None else np.zeros((head.image.size, head.image.size, 3), np.uint8)
-    length = min(head.max_text, _WARM_UP_TEXT)
-    tokens = None
-    if length >= 2:
-        tokens = np.array([_CLS, *[_UNKNOWN] * (length - 2), _SEP], np.int32)
-    if head.task == "contrastive":
-        return [Job(head.name, Example(image=image)), Job(head.name, Example(tokens=tokens))]
-    if head.task == "image_classification":
-        tokens = None
-    elif head.task == "text_classification":
-        image = None
-    return [Job(head.name, Example(image=image, tokens=tokens))]

@@ -1,0 +1,27 @@
+"""Whether an engine can be had here, and what goes with it: known before anything starts."""
+
+from importlib.util import find_spec
+
+from vlmoe_serve.engine.vllm import settings
+from vlmoe_serve.options import Options
+
+
+def check_engine(options: Options) -> None:
+    """Refuse what the chosen engine cannot do.
+
+    Raises:
+        ValueError: what, and what to do instead.
+    """
+    if options.engine != "vllm":
+        if options.vllm:
+            raise ValueError("--vllm needs --engine vllm")
+        return
+    if find_spec("vllm") is None:
+        raise ValueError('--engine vllm needs vLLM, not installed here: pip install "vlmoe[vllm]"')
+    for name, is_given in (
+        ("--placement", options.placement is not None),
+        ("--trace-routing", options.trace_routing is not None),
+    ):
+        if is_given:
+            raise ValueError(f"{name} is for --engine torch: vLLM places experts by itself")
+    settings.parse(options.vllm)
