@@ -152,7 +152,9 @@ class Estimator:
     """
 
     _MEMORY = 16
-    _REFIT_EVERY = 8
+    # Refitted after each of the first batches, then ever more rarely: what is known changes little with one more.
+    _FIRST = 8
+    _REFIT_EVERY = 32
     # A sample's weight halves with every 23 batches that come after it.
     _DECAY = math.log(0.97)
     _MIN_WEIGHT = 0.02
@@ -160,6 +162,7 @@ class Estimator:
     def __init__(self, samples: Sequence[Sample] = ()) -> None:
         self._by_size: dict[int, deque[tuple[int, Sample]]] = {}
         self._num_seen = 0
+        self._next_fit = 1
         self._start = fit(samples, prior(samples))
         self.model = self._start
         for sample in samples:
@@ -169,7 +172,8 @@ class Estimator:
         """Take in one batch; the model follows each of the first ones, then every few."""
         self._remember(sample)
         self._num_seen += 1
-        if self._num_seen <= self._REFIT_EVERY or self._num_seen % self._REFIT_EVERY == 0:
+        if self._num_seen >= self._next_fit:
+            self._next_fit += min(max(self._num_seen // self._FIRST, 1), self._REFIT_EVERY)
             known = [seen for line in self._by_size.values() for seen in line]
             weights = [
                 max(math.exp(self._DECAY * (self._num_seen - number)), self._MIN_WEIGHT)

@@ -75,7 +75,9 @@ class UrlImages:
         Raises:
             UrlNotAllowed, BadRequest, PayloadTooLarge: see `fetch`.
         """
-        one, several = getattr(request, "image", None), getattr(request, "images", None)
+        # not by attribute: pydantic takes its time to say that there is no such field
+        fields = request.__dict__
+        one, several = fields.get("image"), fields.get("images")
         if isinstance(one, str) and is_url(one):
             return request.model_copy(update={"image": await self.fetch(one)})
         if several and any(isinstance(image, str) and is_url(image) for image in several):

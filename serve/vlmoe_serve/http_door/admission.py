@@ -5,22 +5,15 @@ themselves.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlmoe_serve.errors import ServeError
 from vlmoe_serve.http_door.body import call_from
+from vlmoe_serve.http_door.direct import Route
 from vlmoe_serve.http_door.errors import error_response
 from vlmoe_serve.service import Service
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """What the metrics and the log call it."""
-
-    path_format: str
 
 
 class Admission:
@@ -29,7 +22,7 @@ class Admission:
     def __init__(self, app: ASGIApp, service: Service, paths: Iterable[str]) -> None:
         self._app = app
         self._service = service
-        self._routes = {path: _Route(path) for path in paths}
+        self._routes = {path: Route(path) for path in paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

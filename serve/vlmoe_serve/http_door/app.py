@@ -1,7 +1,7 @@
 """The HTTP door, put together.
 
-Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Admission (overload) -> FastAPI (routes,
-errors)
+Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Admission (overload) -> Direct (tasks)
+-> FastAPI (all other routes)
 """
 
 from fastapi import FastAPI
@@ -12,6 +12,7 @@ from vlmoe_serve.catalog.model_admin import LoadRequest, ModelAdmin
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
 from vlmoe_serve.http_door.admission import Admission
 from vlmoe_serve.http_door.collections import collection_routes
+from vlmoe_serve.http_door.direct import Direct
 from vlmoe_serve.http_door.errors import install_error_handlers
 from vlmoe_serve.http_door.exchange import Exchange
 from vlmoe_serve.http_door.gate import Gate
@@ -22,7 +23,7 @@ from vlmoe_serve.http_door.open_inference_body import InferBody
 from vlmoe_serve.http_door.openai import OPENAI_SCHEMAS, openai_routes
 from vlmoe_serve.http_door.openapi import install_openapi
 from vlmoe_serve.http_door.system import system_routes
-from vlmoe_serve.http_door.tasks import task_routes
+from vlmoe_serve.http_door.tasks import task_handlers, task_routes
 from vlmoe_serve.keys.access import Access
 from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.service import Service
@@ -54,7 +55,8 @@ def create_app(
         redirect_slashes=False,
     )
     install_error_handlers(app)
-    app.include_router(task_routes(service, max_body_bytes))
+    handlers = task_handlers(service, max_body_bytes)
+    app.include_router(task_routes(handlers))
     app.include_router(collection_routes(service))
     app.include_router(openai_routes(service))
     app.include_router(system_routes(service))
@@ -67,5 +69,5 @@ def create_app(
         [*bodies, PutCollectionRequest, UpsertRequest, LoadRequest, InferBody, *OPENAI_SCHEMAS],
         keys=bool(access),
     )
-    admission = Admission(app, service, [*(f"/{name}" for name in TASKS), "/v1/embeddings"])
+    admission = Admission(Direct(app, handlers), service, [*(f"/{name}" for name in TASKS), "/v1/embeddings"])
     return Exchange(BodyLimit(Gate(admission, service, access), max_body_bytes), service.metrics)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from vlmoe_serve.call import Call, read_priority
@@ -54,7 +55,10 @@ async def read_body(request: Request, max_bytes: int) -> Body:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return Body(await _form(request, max_bytes), strict=False)
+        try:
+            return Body(await _form(request, max_bytes), strict=False)
+        except MultiPartException as error:
+            raise BadRequest(error.message) from None
     # every other type is taken for JSON: curl -d says form-urlencoded whatever it sends
     return Body(parse_json(await request.body()), strict=True)
 

@@ -16,22 +16,28 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     Raises:
         ClientDisconnect: the caller is gone.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request.receive))
+    here = asyncio.current_task()
+    assert here is not None, "a door's coroutines run in tasks"
+    left = over = False
+
+    def leave(watching: asyncio.Task[None]) -> None:
+        nonlocal left
+        if not over and not watching.cancelled():
+            left = True
+            here.cancel()
+
+    watching = asyncio.get_running_loop().create_task(_gone(request.receive))
+    watching.add_done_callback(leave)
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        # whoever else cancels us at the same moment counts for more
+        if left and here.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
+        over = True
         watching.cancel()
-        if not working.done():
-            working.cancel()
-            # its cleanup is part of the request: it takes the work out of the queue
-            await asyncio.wait((working,))
-        # the task holds its error, the error this frame, and the frame's callers the body: without this, megabytes
-        # of refused requests would wait for the garbage collector
-        del working
 
 
 async def _gone(receive: Receive) -> None:

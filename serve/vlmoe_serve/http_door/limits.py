@@ -72,8 +72,10 @@ class _Body:
         self._due_s = asyncio.get_running_loop().time() + grace_s
 
     async def receive(self) -> Message:
-        # after the body, whoever waits here waits for the caller to leave
-        async with asyncio.timeout_at(self._due_s if self._more else None) as clock:
+        if not self._more:
+            # after the body, whoever waits here waits for the caller to leave
+            return await self._receive()
+        async with asyncio.timeout_at(self._due_s) as clock:
             try:
                 message = await self._receive()
             except asyncio.CancelledError:

@@ -1,5 +1,6 @@
 """The task routes: one POST route a task."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -8,6 +9,7 @@ from starlette.responses import Response
 from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.http_door.body import call_from, read_body
+from vlmoe_serve.http_door.direct import Handler
 from vlmoe_serve.http_door.disconnect import unless_disconnected
 from vlmoe_serve.http_door.json import json_response
 from vlmoe_serve.http_door.openapi import body, errors, parameters
@@ -24,17 +26,20 @@ _SUMMARIES = {
 }
 
 
-def task_routes(service: Service, max_body_bytes: int) -> APIRouter:
-    """A route for every task."""
+def task_handlers(service: Service, max_body_bytes: int) -> dict[str, Handler]:
+    """What answers a POST to each task's path."""
+    return {f"/{name}": _handler(name, service, max_body_bytes) for name in TASKS}
+
+
+def task_routes(handlers: Mapping[str, Handler]) -> APIRouter:
+    """A route for every task, as the app and its document know them."""
     router = APIRouter(tags=["tasks"])
     for name in TASKS:
-        _add(router, name, service, max_body_bytes)
+        _add(router, name, handlers[f"/{name}"])
     return router
 
 
-def _add(router: APIRouter, name: str, service: Service, max_body_bytes: int) -> None:
-    task = TASKS[name]
-
+def _handler(name: str, service: Service, max_body_bytes: int) -> Handler:
     async def answer(request: Request) -> Response:
         call = call_from(request)
         service.admit(call)
@@ -44,6 +49,11 @@ def _add(router: APIRouter, name: str, service: Service, max_body_bytes: int) ->
         )
         return json_response(_content(found), headers=timing_headers(call))
 
+    return answer
+
+
+def _add(router: APIRouter, name: str, answer: Handler) -> None:
+    task = TASKS[name]
     extra: dict[str, Any] = body(task.request, task.batch, form=True)
     router.add_api_route(
         f"/{name}",
