@@ -2,30 +2,35 @@
 
     .venv/bin/python serve/bench/latency.py [--model PATH] [--seconds 20] [--threads 1]
 
-Prints medians at concurrency 1, then requests per second at concurrency 32 beside the bare rate of full batches.
+Prints medians at concurrency 1, then answers per second at concurrency 32 beside the bare rate of full batches of one
+process. The callers cost little, and they share the machine.
 """
 
 import argparse
 import asyncio
 import base64
 import io
+import json
 import random
 import re
 import statistics
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
-import httpx
 from PIL import Image
 
+from vlmoe_loadtests.generator import Target, closed_loop
+from vlmoe_loadtests.mixes import Ask
 from vlmoe_model.images import open_image
 from vlmoe_model.inputs import Job
 from vlmoe_model.runner import Runner
 
 QUESTION = "how many bananas are there?"
 CLIENTS = 32
+ROUNDS = 6
 
 
 def picture(seed: int) -> bytes:
@@ -52,23 +57,49 @@ def median_ms(seconds: list[float]) -> float:
     return statistics.median(seconds) * 1000
 
 
-async def saturate(url: str, pictures: list[bytes], seconds: float) -> float:
-    """Answers per second with CLIENTS callers in a closed loop."""
-    answered, stop = 0, time.perf_counter() + seconds
-    async with httpx.AsyncClient(
-        base_url=url, timeout=30, limits=httpx.Limits(max_connections=CLIENTS)
-    ) as client:
+def one_caller(http: HTTPConnection, runner: Runner, pictures: list[bytes], num: int) -> None:
+    """A question over HTTP, then the same work here, in turns."""
+    over_http, in_process, parts = [], [], []
+    for index in range(20 + num):
+        png = pictures[index % len(pictures)]
+        question = json.dumps(body(png))
+        started = time.perf_counter()
+        http.request("POST", "/vqa", question, {"content-type": "application/json"})
+        answer = http.getresponse()
+        answer.read()
+        middle = time.perf_counter()
+        bare(runner, [png])
+        ended = time.perf_counter()
+        assert answer.status == 200, answer.status
+        if index >= 20:
+            over_http.append(middle - started)
+            in_process.append(ended - middle)
+            parts.append([float(answer.headers[f"x-{part}-ms"]) for part in ("encode", "queue", "forward")])
+    print(
+        f"one caller: /vqa {median_ms(over_http):.2f} ms, encode + forward here {median_ms(in_process):.2f} ms"
+    )
+    medians = [statistics.median(column) for column in zip(*parts, strict=True)]
+    print("  of it, by the headers: encode {:.2f}, queue {:.2f}, forward {:.2f} ms".format(*medians))
 
-        async def caller(offset: int) -> None:
-            nonlocal answered
-            while time.perf_counter() < stop:
-                offset += 1
-                response = await client.post("/vqa", json=body(pictures[offset % len(pictures)]))
-                response.raise_for_status()
-                answered += 1
 
-        await asyncio.gather(*(caller(7 * i) for i in range(CLIENTS)))
-    return answered / seconds
+def many_callers(target: Target, runner: Runner, pictures: list[bytes], seconds: float) -> None:
+    """CLIENTS callers in a closed loop, then full batches here, in turns."""
+    asks = [Ask("vqa", "/vqa", json.dumps(body(png)).encode()) for png in pictures]
+    rates, bare_rates = [], []
+    for _ in range(ROUNDS):
+        records = asyncio.run(closed_loop(target, asks, CLIENTS, seconds / ROUNDS))
+        assert all(record.status == 200 for record in records)
+        rates.append(len(records) / max(record.done_s for record in records))
+        started = time.perf_counter()
+        for _ in range(4):
+            bare(runner, pictures[:CLIENTS])
+        bare_rates.append(4 * CLIENTS / (time.perf_counter() - started))
+    ratios = [rate / alone for rate, alone in zip(rates, bare_rates, strict=True)]
+    print(
+        f"{CLIENTS} callers: {statistics.median(rates):.0f} answers/s; batches of {CLIENTS} here, encode included: "
+        f"{statistics.median(bare_rates):.0f}/s; ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def main() -> None:
@@ -95,53 +126,23 @@ def main() -> None:
         command += ["--model", args.model]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        url = wait_until_ready(server)
+        host, port = wait_until_ready(server)
         runner = Runner.load(args.model, threads=args.threads)
         pictures = [picture(seed) for seed in range(64)]
-        over_http, in_process, headers = [], [], []
-        with httpx.Client(base_url=url, timeout=30) as client:
-            for index in range(20 + int(args.seconds * 10)):
-                png = pictures[index % len(pictures)]
-                started = time.perf_counter()
-                response = client.post("/vqa", json=body(png))
-                middle = time.perf_counter()
-                bare(runner, [png])
-                ended = time.perf_counter()
-                response.raise_for_status()
-                if index >= 20:
-                    over_http.append(middle - started)
-                    in_process.append(ended - middle)
-                    headers.append(
-                        [float(response.headers[f"x-{part}-ms"]) for part in ("encode", "queue", "forward")]
-                    )
-        print(
-            f"one caller: /vqa {median_ms(over_http):.2f} ms, encode + forward here {median_ms(in_process):.2f} ms"
-        )
-        parts = [statistics.median(column) for column in zip(*headers, strict=True)]
-        print("  of it, by the headers: encode {:.2f}, queue {:.2f}, forward {:.2f} ms".format(*parts))
-        rates, bare_rates = [], []
-        for _ in range(3):
-            rates.append(asyncio.run(saturate(url, pictures, args.seconds / 3)))
-            started = time.perf_counter()
-            for _ in range(4):
-                bare(runner, pictures[:CLIENTS])
-            bare_rates.append(4 * CLIENTS / (time.perf_counter() - started))
-        rate, bare_rate = statistics.median(rates), statistics.median(bare_rates)
-        print(
-            f"{CLIENTS} callers: {rate:.0f} answers/s; batches of {CLIENTS} here, encode included: {bare_rate:.0f}/s"
-        )
+        one_caller(HTTPConnection(host, port, timeout=30), runner, pictures, round(args.seconds * 10))
+        many_callers(Target(host=host, port=port), runner, pictures, args.seconds)
     finally:
         server.terminate()
         server.wait(30)
 
 
-def wait_until_ready(server: "subprocess.Popen[str]") -> str:
-    """The server's URL, once it has said that it is ready."""
+def wait_until_ready(server: "subprocess.Popen[str]") -> tuple[str, int]:
+    """Where the server listens, once it has said that it is ready."""
     assert server.stdout is not None
     for line in server.stdout:
-        found = re.search(r"ready on (http://\S+)", line)
+        found = re.search(r"ready on http://([^:]+):(\d+)", line)
         if found:
-            return found.group(1)
+            return found[1], int(found[2])
     raise SystemExit("the server did not start")
 
 

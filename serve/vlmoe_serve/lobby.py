@@ -1,4 +1,4 @@
-"""Who has been let in and stands in no queue yet: bodies being read, pictures being decoded. Pure.
+"""Who has been let in and stands in no queue yet: bodies being read, pictures being decoded.
 
     admit -> enter -> Seat -> (read, decode) -> leave -> the batcher's queue
 
@@ -8,8 +8,10 @@ all of them, and those for whom there is no room would be decoded only to be ref
 
 import itertools
 import math
+import time
 from types import TracebackType
 
+from vlmoe_serve.batching.lateness import Lateness
 from vlmoe_serve.batching.ticket import PRIORITIES, Priority
 
 _SMOOTHING = 0.05
@@ -18,13 +20,23 @@ _SMOOTHING = 0.05
 class Seat:
     """One input's place. It is given up by `leave`, or when whoever holds it is gone."""
 
-    def __init__(self, lobby: "Lobby", number: int) -> None:
+    def __init__(self, lobby: "Lobby", number: int, promised_ms: float) -> None:
         self._lobby = lobby
         self._number = number
+        self._promised_ms = promised_ms
+        self._since_s = time.monotonic()
 
     def leave(self) -> None:
         """Give it up; again changes nothing."""
         self._lobby._seats.pop(self._number, None)
+
+    def answered(self) -> None:
+        """The answer is there: what was promised is compared with the time it took."""
+        self._lobby.lateness.observe(self._promised_ms, 1000 * (time.monotonic() - self._since_s))
+
+    def missed(self) -> None:
+        """There was no answer in time."""
+        self._lobby.lateness.observe(self._promised_ms, math.inf)
 
     def __enter__(self) -> "Seat":
         return self
@@ -47,6 +59,7 @@ class Lobby:
 
     def __init__(self) -> None:
         self.mean_ms = 0.0
+        self.lateness = Lateness()
         self._seats: dict[int, tuple[int, float]] = {}
         self._numbers = itertools.count()
         self._num_seen = 0
@@ -54,11 +67,11 @@ class Lobby:
     def __len__(self) -> int:
         return len(self._seats)
 
-    def enter(self, priority: Priority, deadline_s: float | None) -> Seat:
-        """Take a seat."""
+    def enter(self, priority: Priority, deadline_s: float | None, promised_ms: float = 0.0) -> Seat:
+        """Take a seat, and be answered within `promised_ms` if all goes as predicted."""
         number = next(self._numbers)
         self._seats[number] = (PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s)
-        return Seat(self, number)
+        return Seat(self, number, promised_ms)
 
     def ahead_ms(self, priority: Priority, deadline_s: float | None) -> float:
         """Engine time of those whom a newcomer of this class and deadline will queue behind."""

@@ -7,6 +7,7 @@ A body with `inputs` is answered input by input, each of which may fail alone.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -114,14 +115,15 @@ class Service:
         raise min(refusals, key=lambda refusal: refusal.retry_after_s)
 
     def _seat(self, model: ServedModel, call: Call) -> Seat:
-        model.batcher.check_admission(
+        promised_ms = model.batcher.check_admission(
             call.priority,
             call.deadline_s,
             ahead_ms=self.lobby.ahead_ms(call.priority, call.deadline_s),
             upstream_ms=self._encode_pool.wait_ms,
             own_ms=self._encode_pool.mean_ms + model.batcher.cost_ms(Work()) + self.lobby.mean_ms,
+            margin_ms=self.lobby.lateness.margin_ms,
         )
-        return self.lobby.enter(call.priority, call.deadline_s)
+        return self.lobby.enter(call.priority, call.deadline_s, promised_ms)
 
     def admit_started(self) -> None:
         """Whether models are there at all.
@@ -192,16 +194,30 @@ class Service:
         self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
     ) -> Computed:
         """Encode in a worker thread, then run the jobs in the model's engine; refused before, or not at all."""
-        return await call.pacer.run(lambda: self._compute(model, encode, call))
+        return await call.pacer.run(lambda: self._seated(model, encode, call))
+
+    async def _seated(
+        self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
+    ) -> Computed:
+        seat = call.seats.pop() if call.seats else self._seat(model, call)
+        try:
+            computed = await self._compute(model, encode, call, seat)
+        except (DeadlineExceeded, asyncio.CancelledError) as error:
+            # one that was cancelled before its deadline says nothing: its caller left
+            if isinstance(error, DeadlineExceeded) or time.monotonic() >= (call.deadline_s or math.inf):
+                seat.missed()
+            raise
+        seat.answered()
+        return computed
 
     async def _compute(
-        self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call
+        self, model: ServedModel, encode: Callable[[], tuple[Job, ...]], call: Call, seat: Seat
     ) -> Computed:
         def prepared() -> tuple[tuple[Job, ...], list[bytes | None]]:
             jobs = encode()
             return jobs, [self.embeddings.key(model, job) for job in jobs]
 
-        with call.seats.pop() if call.seats else self._seat(model, call):
+        with seat:
             start_s = time.monotonic()
             jobs, keys = await self._encode_pool.run(prepared, call.deadline_s)
             encode_ms = 1000 * (time.monotonic() - start_s)

@@ -56,7 +56,7 @@ class Ours:
 
     def admit(self, ticket: Ticket) -> bool:
         """By predicted wait, as `Batcher.check_admission` does."""
-        _, excess_ms = self._schedule.excess_ms(
+        _, _, excess_ms = self._schedule.excess_ms(
             ticket.arrival_s,
             ticket.priority,
             ticket.deadline_s,

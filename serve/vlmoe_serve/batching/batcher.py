@@ -191,8 +191,12 @@ class Batcher:
         ahead_ms: float = 0.0,
         upstream_ms: float = 0.0,
         own_ms: float = 0.0,
-    ) -> None:
+        margin_ms: float = 0.0,
+    ) -> float:
         """What `submit` would raise now. A door asks before it reads and decodes a body it would only refuse.
+
+        Returns:
+            In how many milliseconds there will be an answer, as far as can be predicted.
 
         Args:
             priority: the newcomer's class.
@@ -200,14 +204,21 @@ class Batcher:
             ahead_ms: engine time of those who were let in before and have not been submitted yet.
             upstream_ms: how long it will take to get here at all; the queue gets shorter meanwhile.
             own_ms: how long its own batch will take, as far as it is known.
+            margin_ms: by how much answers come later than predicted.
 
         Raises:
             Overloaded, DeadlineExceeded, EngineUnavailable, ShuttingDown: see `submit`.
         """
         now_s = time.monotonic()
         self._check_open(now_s, deadline_s)
-        self._check_wait(
-            now_s, priority, deadline_s, ahead_ms=ahead_ms, upstream_ms=upstream_ms, own_ms=own_ms
+        return self._check_wait(
+            now_s,
+            priority,
+            deadline_s,
+            ahead_ms=ahead_ms,
+            upstream_ms=upstream_ms,
+            own_ms=own_ms,
+            margin_ms=margin_ms,
         )
 
     def _check_open(self, now_s: float, deadline_s: float | None) -> None:
@@ -221,8 +232,8 @@ class Batcher:
 
     def _check_wait(
         self, now_s: float, priority: Priority, deadline_s: float | None, **known_ms: float
-    ) -> None:
-        wait_ms, excess_ms = self._schedule.excess_ms(
+    ) -> float:
+        wait_ms, answer_ms, excess_ms = self._schedule.excess_ms(
             now_s, priority, deadline_s, self._max_queue_ms, **known_ms
         )
         if excess_ms > 0:
@@ -231,6 +242,7 @@ class Batcher:
                 f"the predicted wait is {wait_ms:.0f} ms, at most {wait_ms - excess_ms:.0f} ms are allowed",
                 retry_after_s=max(_MIN_RETRY_S, excess_ms / 1000),
             )
+        return answer_ms
 
     def _parts(self, jobs: Sequence[Job]) -> list[tuple[tuple[Job, ...], Work]]:
         patch_size, budget = self.info.facts.patch_size, self._schedule.budget

@@ -87,8 +87,11 @@ class Schedule:
         ahead_ms: float = 0.0,
         upstream_ms: float = 0.0,
         own_ms: float = 0.0,
-    ) -> tuple[float, float]:
-        """The predicted wait of a newcomer, and by how much it is too long: negative if it may come in.
+        margin_ms: float = 0.0,
+    ) -> tuple[float, float, float]:
+        """A newcomer's predicted wait, when it will be answered, and by how much that is too late.
+
+        The last is negative, or zero, if it may come in. Whoever need not wait may, whatever the margin.
 
         Args:
             now_s: the time.
@@ -98,16 +101,18 @@ class Schedule:
             ahead_ms: engine time of those who were let in before and are not in the queue yet.
             upstream_ms: how long it will take to get here at all; the queue gets shorter meanwhile.
             own_ms: how long its own work takes.
+            margin_ms: how much earlier than its deadline it is to be answered; at most half of the time it has.
         """
         wait_ms = max(upstream_ms, self.wait_ms(now_s, priority, deadline_s) + ahead_ms)
+        # Where there is a queue its batch will hold others too, and be no shorter than is efficient.
+        batch_ms = max(own_ms, min(wait_ms, self.budget.efficient_ms))
         limit_ms = max_queue_ms
         if deadline_s is not None:
-            # Where there is a queue its batch will hold others too, and be no shorter than is efficient.
-            batch_ms = max(own_ms, min(wait_ms, self.budget.efficient_ms))
             left_ms = 1000 * (deadline_s - now_s)
             # Where even an idle engine would be too slow it is no matter of load.
-            limit_ms = min(limit_ms, left_ms - batch_ms if left_ms > own_ms else left_ms)
-        return wait_ms, wait_ms - limit_ms
+            room_ms = max(0.0, left_ms - batch_ms - min(margin_ms, left_ms / 2))
+            limit_ms = min(limit_ms, room_ms if left_ms > own_ms else left_ms)
+        return wait_ms, wait_ms + batch_ms, wait_ms - limit_ms
 
     def step(self, now_s: float) -> Departure | float | None:
         """The next batch if its time has come; else when that will be, or None: not before something happens."""

@@ -133,10 +133,16 @@ class Member:
         ahead_ms: float = 0.0,
         upstream_ms: float = 0.0,
         own_ms: float = 0.0,
-    ) -> None:
+        margin_ms: float = 0.0,
+    ) -> float:
         """See `Batcher`."""
-        self._batcher.check_admission(
-            priority, deadline_s, ahead_ms=ahead_ms, upstream_ms=upstream_ms, own_ms=own_ms
+        return self._batcher.check_admission(
+            priority,
+            deadline_s,
+            ahead_ms=ahead_ms,
+            upstream_ms=upstream_ms,
+            own_ms=own_ms,
+            margin_ms=margin_ms,
         )
 
     def _mine(self, info: EngineInfo) -> EngineInfo:

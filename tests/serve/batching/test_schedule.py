@@ -145,3 +145,17 @@ def test_where_arrivals_are_dense_and_batches_dear_it_waits_for_one_more() -> No
     held = departed(made.step(at_s))
     assert held.reason == "waited"
     assert math.isfinite(held.predicted_ms)
+
+
+def test_a_margin_keeps_newcomers_away_from_their_deadline_but_never_from_an_idle_engine() -> None:
+    made = schedule(1.0, 0.1)
+    idle = made.excess_ms(0.0, "normal", 0.2, 2000.0, margin_ms=5000.0)
+    assert idle[2] <= 0
+    for number in range(4):
+        made.add(ticket(number, 200, 0.0, 0.19))
+    wait_ms, answer_ms, excess_ms = made.excess_ms(0.0, "normal", 0.2, 2000.0)
+    assert 0 < wait_ms < answer_ms
+    assert made.excess_ms(0.0, "normal", 0.2, 2000.0, margin_ms=30.0)[2] == pytest.approx(excess_ms + 30.0)
+    # half of the time that there is can always be used
+    assert made.excess_ms(0.0, "normal", 0.2, 2000.0, margin_ms=5000.0)[2] == pytest.approx(excess_ms + 100.0)
+    assert made.excess_ms(0.0, "normal", None, 2000.0, margin_ms=5000.0)[2] < 0
