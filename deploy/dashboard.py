@@ -20,7 +20,10 @@ _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. queries: legend -> PromQL, where SELECT, ROUTES and RATE stand for the common parts."""
+    """One panel. kind: Grafana's, or "rows" for a heat map with a row a series.
+
+    queries: legend -> PromQL, where SELECT, ROUTES and RATE stand for the common parts.
+    """
 
     title: str
     unit: str
@@ -166,6 +169,50 @@ ROWS: dict[str, list[Panel]] = {
             {"{{model}} a second": "sum by (model) (rate(vlmoe_batch_tokens_sum{SELECT}[RATE]))"},
         ),
     ],
+    "Experts": [
+        Panel(
+            "Load of experts",
+            "short",
+            {
+                "{{pool}} {{expert}}": "sum by (pool, expert)"
+                ' (rate(vlmoe_expert_tokens_total{SELECT,layer=~"$layer"}[RATE]))'
+            },
+            "rows",
+            16,
+            "Tokens a second that chose each expert: V of images, T of texts. Choose a layer above, or see their sum.",
+        ),
+        Panel(
+            "Imbalance of ranks",
+            "short",
+            {
+                "busiest / mean": "sum(rate(vlmoe_rank_imbalance_total{SELECT}[RATE]))"
+                " / sum(rate(vlmoe_moe_layers_total{SELECT}[RATE]))",
+                "sum of busiest / sum of mean": "sum(rate(vlmoe_busiest_rank_tokens_total{SELECT}[RATE]))"
+                " / sum(rate(vlmoe_mean_rank_tokens_total{SELECT}[RATE]))",
+                "mean / busiest": "sum(rate(vlmoe_rank_balancedness_total{SELECT}[RATE]))"
+                " / sum(rate(vlmoe_moe_layers_total{SELECT}[RATE]))",
+            },
+            description="Of mixtures' layers, in tokens; 1 is even. With one rank it is always 1.",
+        ),
+        Panel(
+            "Tokens of ranks",
+            "short",
+            {"{{model}} {{rank}}": "sum by (model, rank) (rate(vlmoe_rank_tokens_total{SELECT}[RATE]))"},
+            description="Routed tokens a second that each rank computes.",
+        ),
+        Panel(
+            "Between ranks",
+            "Bps",
+            {"{{model}}": "sum by (model) (rate(vlmoe_all_to_all_bytes_total{SELECT}[RATE]))"},
+            description="Bytes of tokens on their way to experts on other ranks, and back.",
+        ),
+        Panel(
+            "Memory of ranks",
+            "bytes",
+            {"{{instance}} {{model}} {{rank}}": "vlmoe_rank_memory_bytes{SELECT}"},
+            description="Resident memory of each rank's process; pages that several share count in each.",
+        ),
+    ],
     "Cache and doors": [
         Panel(
             "Found in the cache",
@@ -240,6 +287,7 @@ def dashboard() -> dict[str, Any]:
                 {"name": "source", "label": "Source", "type": "datasource", "query": "prometheus", "hide": 0},
                 _variable("namespace", "Namespace", "label_values(vlmoe_model_info, namespace)"),
                 _variable("job", "Job", 'label_values(vlmoe_model_info{namespace=~"$namespace"}, job)'),
+                _variable("layer", "Layer", 'label_values(vlmoe_expert_tokens_total{job=~"$job"}, layer)'),
             ]
         },
         "annotations": {"list": []},
@@ -288,13 +336,13 @@ def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:
         }
     return {
         "id": number,
-        "type": panel.kind,
+        "type": "heatmap" if panel.kind == "rows" else panel.kind,
         "title": panel.title,
         "description": panel.description,
         "datasource": _SOURCE,
         "gridPos": at,
         "fieldConfig": {"defaults": drawn, "overrides": []},
-        "options": _OPTIONS.get(panel.kind, {}),
+        "options": _OPTIONS.get("heatmap" if panel.kind == "rows" else panel.kind, {}),
         "targets": targets,
     }
 

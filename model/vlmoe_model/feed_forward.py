@@ -5,7 +5,8 @@ A dense pool is a pool of one expert. Where the block is a mixture, V and T have
 
 # T = tokens, K = choices per token, D = dim, F = hidden width, E = experts of a pool
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,15 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
-from vlmoe_model.dispatch.expert_parallel import ExpertParallel, Split, shares_of
+from vlmoe_model.dispatch.expert_parallel import Counts, ExpertParallel, Split, shares_of
 from vlmoe_model.dispatch.holdings import Held
 from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 from vlmoe_model.routing.router import capacity
+
+ObserveRows = Callable[[Sequence[int]], None]
+ObserveLoad = Callable[[int, Sequence[int] | Counts, Counts | None], None]
 
 
 class ExpertPool(nn.Module):
@@ -56,11 +60,14 @@ class FeedForward(nn.Module):
         self.op: GroupedOp | None = None
         self.routed_op: RoutedOp | None = None
         self.op_dtype = torch.float32
+        # told how many rows each routed group gets, where the host learns it
+        self.observe: ObserveRows | None = None
         # a residual branch starts smaller the deeper it lies (BEiT)
         std = config.init_std, config.init_std / (2.0 * (index + 1)) ** 0.5
         names = POOLS if self.is_fused else POOLS[:-1]
         # experts of each pool, or 1
         self.sizes = [config.num_experts if self.is_moe and name != "VL" else 1 for name in names]
+        self.num_routed = len(POOLS[:-1]) * config.num_experts if self.is_moe else 0
         self.pools = nn.ModuleDict()
         self.routers = nn.ModuleDict()
         for name, num_experts in zip(names, self.sizes, strict=True):
@@ -127,6 +134,13 @@ class FeedForward(nn.Module):
                 kept = weights.detach()[list(mine)]
                 setattr(pool, field, nn.Parameter(kept, requires_grad=weights.requires_grad))
 
+    def observe_load(self, observe: ObserveLoad, block: int) -> None:
+        """Have the load of a mixture told, layer by layer; see `VLMoE.observe_load`."""
+        if isinstance(self.dispatch, ExpertParallel):
+            self.dispatch.observe = partial(observe, block)
+        elif self.is_moe:
+            self.observe = lambda sizes: observe(block, sizes, None)
+
     def take_part(self, device: torch.device | str) -> None:
         """Serve the other ranks' tokens in a step in which this rank has none."""
         if self.is_moe and self.op is not None:
@@ -139,6 +153,8 @@ class FeedForward(nn.Module):
         if self.routed_op is not None and log is None:
             return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens))
         plan = self.route(x_TD, tokens, log) if self.is_moe else tokens.plan
+        if self.observe is not None:
+            self.observe(plan.sizes[: self.num_routed])
         op = self.op or eager.grouped_ffn(self._pools(), self.eps)
         return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
 

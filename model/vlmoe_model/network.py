@@ -10,6 +10,7 @@ from vlmoe_model.dispatch.expert_parallel import Split
 from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.embeddings import Embeddings
 from vlmoe_model.encoder import Block, Encoder
+from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.heads import HEADS, States
 from vlmoe_model.layers import Linear
 from vlmoe_model.packing import Packed
@@ -49,6 +50,19 @@ class VLMoE(nn.Module):
         for index, block in enumerate(self.encoder.blocks):
             if isinstance(block, Block) and block.ffn.is_moe:
                 block.ffn.share_experts(group, holdings.layers[index], split)
+
+    def observe_load(self, observe: ObserveLoad) -> None:
+        """Have it told, for every mixture of every step, how many rows its routed groups get.
+
+        A GPU that routes by itself tells nobody.
+
+        Args:
+            observe: block, rows of each group, None; over several ranks block, [groups, ranks] rows of each rank, and
+                [groups, from, to] where they went.
+        """
+        for index, block in enumerate(self.encoder.blocks):
+            if isinstance(block, Block):
+                block.ffn.observe_load(observe, index)
 
     def take_part(self, device: torch.device | str) -> None:
         """Serve the experts of this rank in a step in which it has no sequences."""

@@ -20,7 +20,7 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split, nearest_copy
 from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.explanation import to_numbers
-from vlmoe_model.feed_forward import FeedForward
+from vlmoe_model.feed_forward import FeedForward, ObserveLoad
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
@@ -133,6 +133,10 @@ class Runner:
             if isinstance(head, ContrastiveHead):
                 return float(head.logit_scale.exp())
         return 1.0
+
+    def observe_load(self, observe: ObserveLoad) -> None:
+        """See `VLMoE.observe_load`."""
+        self._network.observe_load(observe)
 
     @torch.inference_mode()
     def run(

@@ -1,4 +1,4 @@
-"""Every metric of the server, with its unit and its buckets.
+"""Every metric of the server, with its unit and its buckets; those that engines report are in `engine_metrics.py`.
 
 Names have one prefix and base units. The registry is our own: several servers in one process do not mix.
 """
@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 from vlmoe_serve.batching.observer import BatchReport, Drop
 from vlmoe_serve.encoding.byte_cache import CacheStats
 from vlmoe_serve.engine.protocol import EngineInfo
+from vlmoe_serve.engine.report import EngineReport
+from vlmoe_serve.engine_metrics import EngineCollector
 
 # 0.5 ms to 60 s, about three steps a decade: a demo on a laptop and a large model under load both land inside
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -94,6 +96,8 @@ class Metrics:
             ["model", "model_id", "space_id", "dtype", "device"],
             registry=registry,
         )
+        self._engines = EngineCollector()
+        registry.register(self._engines)
         self._parameters = Gauge(
             "vlmoe_model_parameters",
             "Parameters of a model, all experts included.",
@@ -146,6 +150,7 @@ class Metrics:
         """A model is not served any more, or not this one."""
         self._model_info.remove(name, info.model_id, info.space_id or "", info.dtype, info.device)
         self._parameters.remove(name)
+        self._engines.forget(name)
 
     def observer(self, model: str) -> "ModelObserver":
         """What a model's batcher reports to."""
@@ -193,6 +198,10 @@ class ModelObserver:
     def on_restart(self, how: str) -> None:
         """The engine process ended and is being started again."""
         self._metrics._restarts.labels(self._model).inc()
+
+    def on_report(self, report: EngineReport) -> None:
+        """The engine said what it has done."""
+        self._metrics._engines.add(self._model, report)
 
 
 class _Watched(Collector):

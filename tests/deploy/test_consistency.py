@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "vlmoe"
 CASES = sorted(path.name for path in (*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")))
 SERVER = ROOT / "serve" / "vlmoe_serve"
+METRIC_FILES = ("metrics.py", "engine_metrics.py", "lifecycle.py")
 
 
 def snake(camel):
@@ -45,7 +46,7 @@ def known_series():
     for family in [*Metrics().registry.collect()]:
         ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
         names |= {family.name + end for end in ends}
-    text = (SERVER / "metrics.py").read_text() + (SERVER / "lifecycle.py").read_text()
+    text = "".join((SERVER / name).read_text() for name in METRIC_FILES)
     watched = re.findall(r"watch(?:_one)?\(\s*\"(\w+)\"", text)
     for kind, name in re.findall(r"(Counter|Gauge)MetricFamily\(\s*\"(\w+)\"", text):
         names.add(name + ("_total" if kind == "Counter" else ""))
@@ -68,7 +69,7 @@ def test_every_metric_exists():
 def test_every_label_exists():
     """Labels of the server's series, and those that Prometheus gives to a target."""
     given = {"job", "namespace", "instance", "le"}
-    text = (SERVER / "metrics.py").read_text() + (SERVER / "lifecycle.py").read_text()
+    text = "".join((SERVER / name).read_text() for name in METRIC_FILES)
     for where, expression in queries():
         for label in re.findall(r"[{,]\s*(\w+)(?:=~|!~|!=|=)", expression):
             assert label in given or f'"{label}"' in text, (where, label)

@@ -63,7 +63,9 @@ class Batcher:
         options = options or BatcherOptions()
         self._max_queue_ms = options.max_queue_ms
         self._observer = observer or SilentObserver()
-        self._supervisor = Supervisor(factory, engine, supervisor, self._observer.on_restart)
+        self._supervisor = Supervisor(
+            factory, engine, supervisor, self._observer.on_restart, self._observer.on_report
+        )
         self._schedule = Schedule(options.max_batch_ms, options.max_batch_tokens)
         self._dispatcher = Dispatcher(self._supervisor, self._schedule, self._observer)
         self._ids = itertools.count()

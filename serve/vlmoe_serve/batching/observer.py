@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from vlmoe_serve.batching.release import Reason
 from vlmoe_serve.batching.ticket import Work
+from vlmoe_serve.engine.report import EngineReport
 
 Drop = Literal["cancelled", "expired", "overloaded", "unavailable", "failed"]
 
@@ -41,6 +42,10 @@ class Observer(Protocol):
         """The engine process ended, as described, and is being started again."""
         ...
 
+    def on_report(self, report: EngineReport) -> None:
+        """The engine said what it has done."""
+        ...
+
 
 class SilentObserver:
     """Keeps nothing."""
@@ -52,4 +57,7 @@ class SilentObserver:
         """Nothing."""
 
     def on_restart(self, how: str) -> None:
+        """Nothing."""
+
+    def on_report(self, report: EngineReport) -> None:
         """Nothing."""

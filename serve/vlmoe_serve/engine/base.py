@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_model.inputs import Job
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.placement.placement import Placement
 
 
@@ -86,6 +87,10 @@ class Engine(Protocol):
 
     def beat(self) -> None:
         """Return when every process of it answers; asked while nothing runs. Who waits too long for it ends it."""
+        ...
+
+    def report(self) -> EngineReport | None:
+        """What it has done since the last report; asked after a batch or a beat, at most every second."""
         ...
 
     def warmed_up(self) -> None:

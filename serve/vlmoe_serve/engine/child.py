@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmoe_model.inputs import Job
@@ -35,6 +35,7 @@ from vlmoe_serve.engine.protocol import (
     Pong,
     Ready,
 )
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.transport import Arena
 
 # One batch runs, one is prepared: two in the child at most, each with its own memory.
@@ -144,12 +145,15 @@ class Child:
         # Shielded: the process computes on when our caller is gone, and the arena is busy until it answers.
         return await asyncio.shield(answer)
 
-    async def listen(self, hang_s: float, ping_s: float) -> None:
+    async def listen(
+        self, hang_s: float, ping_s: float, on_report: Callable[[EngineReport], None] = lambda report: None
+    ) -> None:
         """Take in answers until the process is gone.
 
         Args:
             hang_s: it is killed when it does not answer a batch, or a ping, for so long.
             ping_s: it is pinged when it has been idle for so long.
+            on_report: told what the engine says it has done.
         """
         loop = asyncio.get_running_loop()
         watchdog = loop.create_task(self._watch(hang_s, ping_s))
@@ -161,6 +165,8 @@ class Child:
                 assert isinstance(answer, BatchDone | BatchRaised | Pong), answer
                 assert answer.id == flight.id, (answer.id, flight.id)
                 self._touch_head()
+                if not isinstance(answer, BatchRaised) and answer.report is not None:
+                    on_report(answer.report)
                 if isinstance(answer, Pong):
                     continue
                 assert flight.answer is not None, "a ping is answered by a pong"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vlmoe_model.inputs import Job
 from vlmoe_serve.engine import torch_engine
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions, member_head, member_of
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.torch_engine import TorchEngine
 
 
@@ -54,6 +55,16 @@ class FamilyEngine:
         """Asked of every member."""
         for member in self._members:
             member.beat()
+
+    def report(self) -> EngineReport:
+        """Of all members together: their mixtures are alike, and mostly the same."""
+        reports = [member.report() for member in self._members]
+        loads = [report.load for report in reports if report.load is not None]
+        total = loads[0] if loads else None
+        for load in loads[1:]:
+            if total is not None and total.is_like(load):
+                total = total.plus(load)
+        return EngineReport(total, reports[0].memory_G)
 
     def warmed_up(self) -> None:
         """Told to every member."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.transport import JobRef
 from vlmoe_serve.placement.trace_format import Rows
 
@@ -109,21 +110,24 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """One block of float32 values a job, in order."""
+    """One block of float32 values a job, in order. report: now and then, what the engine has done."""
 
     id: int
     outputs: tuple[bytes, ...]
     forward_ms: float
+    report: EngineReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankDone:
     """What another rank tells rank 0 of its part: the outputs, and if asked what its routers chose.
 
-    rows: step and time are 0, a request is the number of its job in the part.
+    memory_bytes: resident memory of its process. rows: step and time are 0, a request is the number of its job in the
+    part.
     """
 
     outputs: tuple[bytes, ...]
+    memory_bytes: int = 0
     rows: Rows | None = None
 
 
@@ -144,9 +148,10 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """It lives."""
+    """It lives. report: as in `BatchDone`."""
 
     id: int
+    report: EngineReport | None = None
 
 
 ToEngine = Load | Batch | Ping

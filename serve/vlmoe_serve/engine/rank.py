@@ -17,6 +17,7 @@ from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.lifetime import die_with
+from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.protocol import Batch, Load, LoadFailed, Ping, Pong, RankDone
 from vlmoe_serve.engine.ranks import load_share
 from vlmoe_serve.engine.tracing import rows_of
@@ -50,7 +51,7 @@ def _serve(sock: socket.socket, arena: ArenaView, port: int, descriptors: Descri
         return 1
     gc.collect()
     gc.freeze()
-    sock.sendall(protocol.frame(RankDone(())))
+    sock.sendall(protocol.frame(RankDone((), resident_bytes())))
     while True:
         batch = protocol.receive(sock)
         if isinstance(batch, Ping):
@@ -67,7 +68,8 @@ def _run(runner: Runner, arena: ArenaView, batch: Batch, rank: int) -> RankDone:
         rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
 
     outputs = runner.run(arena.read(batch.jobs, batch.arena_bytes), observe if batch.traced else None)
-    return RankDone(tuple(output.tobytes() for output in outputs), rows[0] if rows else None)
+    blocks = tuple(output.tobytes() for output in outputs)
+    return RankDone(blocks, resident_bytes(), rows[0] if rows else None)
 
 
 def _descriptors(text: str) -> Descriptors:

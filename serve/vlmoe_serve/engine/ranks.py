@@ -28,6 +28,7 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup, make_descriptors
 from vlmoe_model.config import ModelConfig
+from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
@@ -36,6 +37,7 @@ from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.protocol import Batch, FromRank, Load, LoadFailed, Ping, Pong, RankDone
 from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
@@ -51,6 +53,8 @@ class RankProcess:
 
     def __init__(self, rank: int, options: EngineOptions, descriptors: Descriptors, port: int) -> None:
         self._rank = rank
+        # resident, when it answered last
+        self.memory_bytes = 0
         self._arena = Arena()
         self._socket, theirs = socket.socketpair()
         fds = [theirs.fileno(), self._arena.fd]
@@ -74,6 +78,8 @@ class RankProcess:
         answer = self._receive()
         if isinstance(answer, LoadFailed):
             raise ValueError(answer.reason)
+        assert isinstance(answer, RankDone), answer
+        self.memory_bytes = answer.memory_bytes
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -91,6 +97,7 @@ class RankProcess:
         """What it made of the part it was sent last, and what its routers chose."""
         answer = self._receive()
         assert isinstance(answer, RankDone), answer
+        self.memory_bytes = answer.memory_bytes
         return [np.frombuffer(block, np.float32) for block in answer.outputs], answer.rows
 
     def ping(self) -> None:
@@ -117,6 +124,7 @@ class Ranks:
     def __init__(self, runner: Runner, others: Sequence[RankProcess]) -> None:
         self._runner = runner
         self._others = others
+        self.num_ranks = 1 + len(others)
         self.config: ModelConfig = runner.config
         self.device, self.dtype, self.backend = runner.device, runner.dtype, runner.backend
         self.num_parameters, self.logit_scale = runner.num_parameters, runner.logit_scale
@@ -146,6 +154,15 @@ class Ranks:
             for index, output in zip(share, outputs, strict=True):
                 results[index] = output
         return results
+
+    def observe_load(self, observe: ObserveLoad) -> None:
+        """See `Runner.observe_load`: rank 0 learns the counts of all ranks."""
+        self._runner.observe_load(observe)
+
+    @property
+    def memory_G(self) -> tuple[int, ...]:
+        """Resident bytes of every rank's process."""
+        return (resident_bytes(), *(other.memory_bytes for other in self._others))
 
     def beat(self) -> None:
         """Hear of every rank. A rank that hangs makes this hang, and the watchdog in front ends them all."""

@@ -19,6 +19,7 @@ from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.child import Child
 from vlmoe_serve.engine.failures import EngineDown, EngineStartError
 from vlmoe_serve.engine.protocol import BatchDone, EngineInfo, Load
+from vlmoe_serve.engine.report import EngineReport
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class SupervisorOptions:
 class Supervisor:
     """One engine, through all the lives of its process.
 
-    on_restart: told how the process ended, each time it is started again.
+    on_restart: told how the process ended, each time it is started again. on_report: told what the engine reports.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Supervisor:
         engine: EngineOptions,
         options: SupervisorOptions | None = None,
         on_restart: Callable[[str], None] = lambda how: None,
+        on_report: Callable[[EngineReport], None] = lambda report: None,
     ) -> None:
         self.num_restarts = 0
         self._load = Load(factory, engine)
         self._options = options or SupervisorOptions()
         self._on_restart = on_restart
+        self._on_report = on_report
         self._child: Child | None = None
         self._info: EngineInfo | None = None
         self._lives: asyncio.Task[None] | None = None
@@ -153,7 +156,7 @@ class Supervisor:
         while True:
             born_s = time.monotonic()
             try:
-                await child.listen(self._options.hang_s, self._options.ping_s)
+                await child.listen(self._options.hang_s, self._options.ping_s, self._on_report)
             except Exception:
                 _log.exception("the engine process sent what we do not understand; it is started again")
             # No await between the end of listen and here: nobody is handed a process that is gone.

@@ -14,10 +14,12 @@ from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
-from vlmoe_model.runner import Dtype, Runner
+from vlmoe_model.runner import DTYPES, Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.passes import run_apart
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.engine.warm_up import warm_up_batches
 
@@ -33,6 +35,7 @@ class TorchEngine:
         self._tracer = tracer
         self._is_warm = False
         self._routes_itself = isinstance(backend(runner.backend), RoutingBackend)
+        self._meter = _meter(runner)
 
     @property
     def runner(self) -> Runner | ranks.Ranks:
@@ -54,17 +57,28 @@ class TorchEngine:
     def _forward(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         tracer = self._tracer if self._is_warm else None
         if isinstance(self._runner, Runner):
-            return self._runner.run(jobs, None if tracer is None else tracer.observe)
-        return self._runner.run(jobs, tracer)
+            outputs = self._runner.run(jobs, None if tracer is None else tracer.observe)
+        else:
+            outputs = self._runner.run(jobs, tracer)
+        if self._meter is not None:
+            self._meter.end_step()
+        return outputs
 
     def beat(self) -> None:
         """Hear of every rank."""
         if isinstance(self._runner, ranks.Ranks):
             self._runner.beat()
 
+    def report(self) -> EngineReport:
+        """Load of experts and ranks, and memory."""
+        memory = (resident_bytes(),) if isinstance(self._runner, Runner) else self._runner.memory_G
+        return EngineReport(None if self._meter is None else self._meter.take(), memory)
+
     def warmed_up(self) -> None:
-        """Record from here on."""
+        """Record and count from here on."""
         self._is_warm = True
+        if self._meter is not None:
+            self._meter.take()
 
     def close(self) -> None:
         """Write the rest of the trace."""
@@ -118,6 +132,15 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
         ),
         tracer,
     )
+
+
+def _meter(runner: Runner | ranks.Ranks) -> ExpertMeter | None:
+    if not runner.config.moe_blocks:
+        return None
+    num_ranks = 1 if isinstance(runner, Runner) else runner.num_ranks
+    meter = ExpertMeter(runner.config, num_ranks, runner.config.dim * DTYPES[runner.dtype].itemsize)
+    runner.observe_load(meter.observe)
+    return meter
 
 
 def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingTracer:

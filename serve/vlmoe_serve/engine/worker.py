@@ -34,11 +34,14 @@ from vlmoe_serve.engine.protocol import (
     frame,
     receive,
 )
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.transport import ArenaView
 from vlmoe_serve.logs import configure_logs
 
 # The timed part of the warm-up stops here: a large model on a slow machine must not start twice as slowly.
 _MAX_SAMPLING_S = 1.0
+# Metrics are looked at every few seconds.
+_REPORT_S = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,18 +75,34 @@ def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
     gc.collect()
     gc.freeze()
     engine.warmed_up()
+    reports = _Reports(engine)
     _send(sock, Ready(engine.facts, samples))
     try:
         while True:
             asked = receive(sock)
             if isinstance(asked, Ping):
                 engine.beat()
-                _send(sock, Pong(asked.id))
+                _send(sock, Pong(asked.id, reports.due()))
                 continue
             assert isinstance(asked, Batch)
-            _send(sock, _answer(engine, asked, arenas[asked.arena]))
+            _send(sock, _answer(engine, asked, arenas[asked.arena], reports))
     finally:
         engine.close()
+
+
+class _Reports:
+    """The engine's reports, at most one in `_REPORT_S`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._last_s = time.monotonic()
+
+    def due(self) -> EngineReport | None:
+        now_s = time.monotonic()
+        if now_s - self._last_s < _REPORT_S:
+            return None
+        self._last_s = now_s
+        return self._engine.report()
 
 
 def _load(load: Load) -> Engine:
@@ -109,7 +128,7 @@ def _warm_up(engine: Engine) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _answer(engine: Engine, batch: Batch, arena: ArenaView) -> BatchDone | BatchRaised:
+def _answer(engine: Engine, batch: Batch, arena: ArenaView, reports: _Reports) -> BatchDone | BatchRaised:
     try:
         start_s = time.perf_counter()
         outputs = engine.run(arena.read(batch.jobs, batch.arena_bytes))
@@ -117,7 +136,7 @@ def _answer(engine: Engine, batch: Batch, arena: ArenaView) -> BatchDone | Batch
         if len(outputs) != len(batch.jobs):
             raise RuntimeError(f"the engine gave {len(outputs)} outputs for {len(batch.jobs)} jobs")
         blocks = tuple(np.ascontiguousarray(output, dtype=np.float32).tobytes() for output in outputs)
-        return BatchDone(batch.id, blocks, forward_ms)
+        return BatchDone(batch.id, blocks, forward_ms, reports.due())
     except Exception as error:
         traceback.print_exc()
         return BatchRaised(batch.id, _one_line(error))

@@ -12,6 +12,7 @@ from vlmoe_serve.batching.batcher import Batcher, BatcherOptions
 from vlmoe_serve.batching.observer import BatchReport, Drop
 from vlmoe_serve.batching.ticket import Outcome
 from vlmoe_serve.engine.failures import EngineStartError
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.supervisor import SupervisorOptions
 from vlmoe_serve.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RequestFailed, ShuttingDown
 
@@ -31,6 +32,7 @@ class Ear:
         self.batches: list[BatchReport] = []
         self.drops: list[Drop] = []
         self.restarts: list[str] = []
+        self.reports: list[EngineReport] = []
 
     def on_batch(self, report: BatchReport) -> None:
         self.batches.append(report)
@@ -40,6 +42,9 @@ class Ear:
 
     def on_restart(self, how: str) -> None:
         self.restarts.append(how)
+
+    def on_report(self, report: EngineReport) -> None:
+        self.reports.append(report)
 
 
 def with_batcher(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vlmoe_model.inputs import Example, Job
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.report import EngineReport
 
 EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
 
@@ -33,6 +34,9 @@ class ToyEngine:
 
     def beat(self) -> None:
         pass
+
+    def report(self) -> EngineReport | None:
+        return EngineReport(None, (1 << 20,))
 
     def warmed_up(self) -> None:
         (self._directory / "batches_of_warm_up").write_text((self._directory / "batches").read_text())

@@ -71,6 +71,9 @@ class VllmEngine:
         """Ask every worker."""
         self._loop.run_until_complete(self._llm.collective_rpc("check_health"))
 
+    def report(self) -> None:
+        """vLLM's own metrics tell of its workers."""
+
     def warmed_up(self) -> None:
         """Nothing to do."""
 

@@ -1,0 +1,62 @@
+"""What an engine has done since it last told: the front adds it up for its metrics. Knows no torch."""
+
+# L = MoE layers, X = experts of both pools (image pool first), G = ranks
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertLoad:
+    """Routed tokens. A layer of a step in which no token was routed does not count.
+
+    layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool.
+    tokens_LX: tokens that chose an expert. rank_tokens_G: tokens that a rank computed, over all layers.
+    num_layers: layers of all steps. busiest, mean: sums over them of the busiest rank's and of the mean rank's tokens.
+    ratio, balance: sums over them of busiest / mean, and of mean / busiest.
+    all_to_all_bytes: what went from rank to rank, there and back.
+    """
+
+    layers: tuple[int, ...]
+    pools: tuple[int, int]
+    tokens_LX: npt.NDArray[np.int64]
+    rank_tokens_G: npt.NDArray[np.int64]
+    num_layers: int
+    busiest: float
+    mean: float
+    ratio: float
+    balance: float
+    all_to_all_bytes: int
+
+    def plus(self, other: "ExpertLoad") -> "ExpertLoad":
+        """Both together; the same mixtures and ranks."""
+        return ExpertLoad(
+            self.layers,
+            self.pools,
+            self.tokens_LX + other.tokens_LX,
+            self.rank_tokens_G + other.rank_tokens_G,
+            self.num_layers + other.num_layers,
+            self.busiest + other.busiest,
+            self.mean + other.mean,
+            self.ratio + other.ratio,
+            self.balance + other.balance,
+            self.all_to_all_bytes + other.all_to_all_bytes,
+        )
+
+    def is_like(self, other: "ExpertLoad") -> bool:
+        """Whether the two can be added."""
+        return (self.layers, self.pools, len(self.rank_tokens_G)) == (
+            other.layers,
+            other.pools,
+            len(other.rank_tokens_G),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineReport:
+    """load: since the last report; None where no mixture is watched. memory_G: resident bytes of each rank, now."""
+
+    load: ExpertLoad | None
+    memory_G: tuple[int, ...]

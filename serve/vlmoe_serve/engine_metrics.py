@@ -1,0 +1,90 @@
+"""The metrics that engines report: load of experts and ranks, traffic between ranks, memory.
+
+Counters are totals, so that any window can be looked at. Over a window, the three published measures of imbalance are
+
+    increase(vlmoe_rank_imbalance_total) / increase(vlmoe_moe_layers_total)          busiest / mean, mean over layers
+    increase(vlmoe_busiest_rank_tokens_total) / increase(vlmoe_mean_rank_tokens_total)   1 / vLLM's balancedness
+    increase(vlmoe_rank_balancedness_total) / increase(vlmoe_moe_layers_total)       SGLang's balancedness
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from vlmoe_serve.engine.report import EngineReport, ExpertLoad
+from vlmoe_serve.placement.placement import POOLS
+
+
+class EngineCollector(Collector):
+    """What engines report, added up by model; series are made when somebody looks."""
+
+    def __init__(self) -> None:
+        self._loads: dict[str, ExpertLoad] = {}
+        self._memory: dict[str, tuple[int, ...]] = {}
+
+    def add(self, model: str, report: EngineReport) -> None:
+        """One report more."""
+        self._memory[model] = report.memory_G
+        if report.load is not None:
+            before = self._loads.get(model)
+            is_like = before is not None and before.is_like(report.load)
+            self._loads[model] = before.plus(report.load) if before is not None and is_like else report.load
+
+    def forget(self, model: str) -> None:
+        """It is not served any more."""
+        self._loads.pop(model, None)
+        self._memory.pop(model, None)
+
+    def collect(self) -> Iterable[Metric]:
+        """All series of all models."""
+        experts = CounterMetricFamily(
+            "vlmoe_expert_tokens",
+            "Tokens that chose an expert.",
+            labels=["model", "layer", "pool", "expert"],
+        )
+        ranks = CounterMetricFamily(
+            "vlmoe_rank_tokens", "Routed tokens that a rank computed.", labels=["model", "rank"]
+        )
+        layers = CounterMetricFamily(
+            "vlmoe_moe_layers", "Mixtures' layers that were computed.", labels=["model"]
+        )
+        busiest = CounterMetricFamily(
+            "vlmoe_busiest_rank_tokens", "Tokens of the busiest rank of every layer.", labels=["model"]
+        )
+        mean = CounterMetricFamily(
+            "vlmoe_mean_rank_tokens", "Mean over ranks of the tokens of every layer.", labels=["model"]
+        )
+        ratio = CounterMetricFamily(
+            "vlmoe_rank_imbalance", "Busiest rank over mean rank, summed over layers.", labels=["model"]
+        )
+        balance = CounterMetricFamily(
+            "vlmoe_rank_balancedness", "Mean rank over busiest rank, summed over layers.", labels=["model"]
+        )
+        sent = CounterMetricFamily(
+            "vlmoe_all_to_all_bytes", "Tokens' bytes from rank to rank, there and back.", labels=["model"]
+        )
+        memory = GaugeMetricFamily(
+            "vlmoe_rank_memory_bytes", "Resident memory of a rank's process.", labels=["model", "rank"]
+        )
+        for model, load in self._loads.items():
+            for layer, tokens_X in zip(load.layers, load.tokens_LX.tolist(), strict=True):
+                for place, tokens in enumerate(tokens_X):
+                    pool = int(place >= load.pools[0])
+                    expert = place - pool * load.pools[0]
+                    experts.add_metric([model, str(layer), POOLS[pool], str(expert)], tokens)
+            for rank, tokens in enumerate(load.rank_tokens_G.tolist()):
+                ranks.add_metric([model, str(rank)], tokens)
+            for family, value in (
+                (layers, load.num_layers),
+                (busiest, load.busiest),
+                (mean, load.mean),
+                (ratio, load.ratio),
+                (balance, load.balance),
+                (sent, load.all_to_all_bytes),
+            ):
+                family.add_metric([model], value)
+        for model, memory_G in self._memory.items():
+            for rank, num_bytes in enumerate(memory_G):
+                memory.add_metric([model, str(rank)], num_bytes)
+        return [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory]
