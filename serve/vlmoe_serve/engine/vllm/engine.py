@@ -72,7 +72,7 @@ class VllmEngine:
         self._loop.run_until_complete(self._llm.collective_rpc("check_health"))
 
     def report(self) -> None:
-        """vLLM's own metrics tell of its workers."""
+        """Nothing: its own metrics tell of its workers."""
 
     def warmed_up(self) -> None:
         """Nothing to do."""
