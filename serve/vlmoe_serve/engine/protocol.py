@@ -6,7 +6,8 @@
 Frames over a socket pair: eight bytes of length, then the pickled message. Pickle is safe here because both
 ends are our own processes and the pair is anonymous: it is made by the front and inherited by the child it
 starts, so nobody else can write to it. Nothing a client sends is ever unpickled: images and tokens travel as
-raw numbers in shared memory (`transport.py`), a message only says where they lie.
+raw numbers in shared memory (`transport.py`), a message only says where they lie. What goes with every batch is made of
+tuples, which pickle in half the time of other objects.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import pickle
 import socket
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
@@ -94,8 +96,7 @@ class LoadFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use.
 
     traced: between ranks, whether to tell what the routers chose.
@@ -108,8 +109,7 @@ class Batch:
     traced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchDone:
+class BatchDone(NamedTuple):
     """One block of float32 values a job, in order. report: now and then, what the engine has done."""
 
     id: int

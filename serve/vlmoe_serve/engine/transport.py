@@ -11,7 +11,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +23,20 @@ _ALIGN = 64
 _MIN_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayRef:
+class ArrayRef(NamedTuple):
     """Where an array lies in an arena."""
 
     offset: int
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class JobRef:
+class JobRef(NamedTuple):
     """A job whose arrays lie in an arena."""
 
     head: str
     image: ArrayRef | None
     tokens: ArrayRef | None
-    explain: bool
+    explain: bool = False
 
 
 class Arena:
