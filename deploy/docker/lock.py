@@ -38,7 +38,7 @@ def main() -> None:
     """Write both files."""
     project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["model"], *extras["serve"]]
+    wanted = [*project["dependencies"], *extras["model"], *extras["serve"], *extras["otel"]]
     head = "# Made by `make lock`: {}.\n"
     server = locked([each for each in wanted if not each.startswith("vlmoe[")])
     (HERE / "requirements.txt").write_text(head.format("what the server needs beside torch") + server)

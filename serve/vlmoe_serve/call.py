@@ -9,6 +9,7 @@ from vlmoe_serve.batching.pacing import Pacer
 from vlmoe_serve.batching.ticket import PRIORITIES, Priority
 from vlmoe_serve.errors import BadRequest
 from vlmoe_serve.lobby import Seat
+from vlmoe_serve.telemetry.trace import Trace, current_trace
 from vlmoe_serve.validation import shown
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -54,6 +55,7 @@ class Call:
     """What a door knows about a call.
 
     deadline_s: on the monotonic clock. seats: those that `Service.admit` took for it and that no input has used yet.
+    trace: the one that its door began; None where nothing is traced.
     """
 
     priority: Priority = "normal"
@@ -61,6 +63,7 @@ class Call:
     timings: Timings = field(default_factory=Timings)
     pacer: Pacer = field(default_factory=Pacer)
     seats: list[Seat] = field(default_factory=list)
+    trace: Trace | None = field(default_factory=current_trace)
 
     @classmethod
     def within(cls, timeout_s: float | None, priority: Priority = "normal") -> "Call":

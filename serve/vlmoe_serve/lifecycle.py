@@ -46,6 +46,7 @@ from vlmoe_serve.placement.placement import PlacementError
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
+from vlmoe_serve.telemetry.trace import Traces, open_traces
 from vlmoe_serve.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ async def serve(options: Options) -> None:
         raise UsageError("--max-key-concurrency and --max-key-rate need --api-key-file")
     tls = Tls.given(options.tls_cert, options.tls_key, options.tls_client_ca)
     context = None if tls is None else tls.context()
+    traces = _open_traces(options)
     admin_keys = ApiKeys.load(options.admin_key_file)
     metrics = Metrics()
     access = Access(keys, shares, metrics)
@@ -110,6 +112,7 @@ async def serve(options: Options) -> None:
             url_images=UrlImages(
                 options.allow_url_host, max_bytes=options.max_body_bytes, on_fetched=metrics.on_fetched
             ),
+            traces=traces,
         )
         # whoever holds a model keeps its engine
         models.clear()
@@ -138,6 +141,17 @@ async def serve(options: Options) -> None:
             await admin.close()
             encode_pool.close()
             collections.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
+
+
+def _open_traces(options: Options) -> Traces | None:
+    try:
+        return open_traces(options.otlp)
+    except ImportError:
+        raise UsageError(
+            'option --otlp needs OpenTelemetry, not installed here: pip install "vlmoe[otel]"'
+        ) from None
 
 
 def _grpc_server(

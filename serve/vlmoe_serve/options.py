@@ -108,6 +108,12 @@ def _url_host(text: str) -> str:
     return text.lower()
 
 
+def _collector(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+:[0-9]{1,5}/?", text):
+        raise ValueError("must be http://HOST:PORT, or https://HOST:PORT for TLS")
+    return text
+
+
 def _path(text: str) -> Path:
     return Path(_text(text))
 
@@ -225,6 +231,15 @@ class Options:
         str,
         Option(_choice("text", "json"), "NAME", "lines of text, or an object of JSON a line: text or json"),
     ] = "text"
+    otlp: Annotated[
+        str,
+        Option(
+            _collector,
+            "URL",
+            "send traces to this OpenTelemetry collector: its OTLP port for gRPC, as http://HOST:4317",
+            shown="none",
+        ),
+    ] = ""
     trace_routing: Annotated[
         Path | None,
         Option(

@@ -36,6 +36,8 @@ from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.schemas import MAX_INPUTS, Strict
 from vlmoe_serve.tasks import TASKS
 from vlmoe_serve.tasks.base import Computed, Task
+from vlmoe_serve.telemetry.phases import trace_computed, trace_encoded
+from vlmoe_serve.telemetry.trace import Traces
 from vlmoe_serve.together import together
 from vlmoe_serve.validation import check, checked_list
 
@@ -72,11 +74,13 @@ class Service:
         *,
         cache_bytes: int = 0,
         url_images: UrlImages | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.models = models
         self.collections = collections
         self.limits = limits
         self.metrics = metrics
+        self.traces = traces
         self.started = False
         self.draining = False
         self.in_flight = InFlight()
@@ -220,7 +224,8 @@ class Service:
         with seat:
             start_s = time.monotonic()
             jobs, keys = await self._encode_pool.run(prepared, call.deadline_s)
-            encode_ms = 1000 * (time.monotonic() - start_s)
+            encoded_s = time.monotonic()
+            encode_ms = 1000 * (encoded_s - start_s)
         outputs = [self.embeddings.get(key) for key in keys]
         missing = [position for position, output in enumerate(outputs) if output is None]
         wanted = [jobs[position] for position in missing]
@@ -228,11 +233,18 @@ class Service:
         call.timings.model_id = call.timings.model_id or model.info.model_id
         call.timings.add(encode_ms, 0.0, 0.0, 0)
         self.metrics.on_encoded(encode_ms)
+        trace = call.trace
+        if trace is not None:
+            cached = len(jobs) - len(missing)
+            trace_encoded(trace, model.name, start_s, encoded_s, jobs=len(jobs), cached=cached)
         if missing:
+            submitted_s = time.monotonic()
             outcome = await model.batcher.submit(
                 wanted, priority=call.priority, deadline_s=call.deadline_s, admitted=True
             )
             call.timings.add(0.0, outcome.queue_ms, outcome.forward_ms, outcome.batch_tokens)
+            if trace is not None:
+                trace_computed(trace, model.name, submitted_s, len(wanted), outcome)
             for position, output in zip(missing, outcome.outputs, strict=True):
                 outputs[position] = output
                 self.embeddings.put(keys[position], output)

@@ -35,6 +35,7 @@ OTHER = {
     "max_queue_ms": ("50", 50.0),
     "trace_routing": ("/tmp/t", Path("/tmp/t")),
     "log_format": ("json", "json"),
+    "otlp": ("http://collector:4317", "http://collector:4317"),
     "drain_s": ("1.5", 1.5),
 }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.batching.observer import BatchReport, Drop, Observer
 from vlmoe_serve.batching.schedule import Departure, Schedule
-from vlmoe_serve.batching.ticket import Outcome, Ticket, Work
+from vlmoe_serve.batching.ticket import Outcome, Ticket
 from vlmoe_serve.engine.failures import EngineDown, EngineFailure
 from vlmoe_serve.engine.recovery import GroupDone, run_groups
 from vlmoe_serve.engine.supervisor import Supervisor
@@ -112,22 +112,37 @@ class Dispatcher:
         now_s = time.monotonic()
         began_s = self._schedule.land(departure, now_s)
         self._look_soon()
+        num_jobs = sum(len(entry.ticket.jobs) for entry in entries)
         for entry, result in zip(entries, results, strict=True):
-            self._answer(entry, result, departure.cut.work, began_s)
+            self._answer(entry, result, departure, num_jobs, began_s)
         done = [result for result in results if isinstance(result, GroupDone)]
         # Only an undisturbed batch says what a batch costs.
         if len(done) == len(results) and num_restarts == self._supervisor.num_restarts:
             self._report(departure, done[0].forward_ms, began_s, now_s)
 
     def _answer(
-        self, entry: Entry, result: GroupDone | EngineFailure | None, batch: Work, began_s: float
+        self,
+        entry: Entry,
+        result: GroupDone | EngineFailure | None,
+        departure: Departure,
+        num_jobs: int,
+        began_s: float,
     ) -> None:
         if result is None or entry.answer.done():
             return
         if isinstance(result, GroupDone):
-            work = entry.ticket.work if result.alone else batch
             queue_ms = 1000 * (began_s - entry.ticket.arrival_s)
-            entry.answer.set_result(Outcome(result.outputs, queue_ms, result.forward_ms, work.tokens))
+            work = entry.ticket.work if result.alone else departure.cut.work
+            entry.answer.set_result(
+                Outcome(
+                    outputs=result.outputs,
+                    queue_ms=queue_ms,
+                    forward_ms=result.forward_ms,
+                    batch_tokens=work.tokens,
+                    batch_jobs=len(entry.ticket.jobs) if result.alone else num_jobs,
+                    reason=departure.reason,
+                )
+            )
         elif isinstance(result, EngineDown):
             self._fail(entry, EngineUnavailable(str(result)), "unavailable")
         else:

@@ -62,12 +62,15 @@ class Outcome:
     queue_ms: from submission until the engine took it up. forward_ms: in the engine.
     batch_tokens: size of the batch it shared. A request that was cut into several batches reports the longest
         wait, the sum of the forwards and the largest batch.
+    batch_jobs, reason: how many sequences that batch had, and what released it; of several batches the first's.
     """
 
     outputs: tuple[npt.NDArray[np.float32], ...]
     queue_ms: float
     forward_ms: float
     batch_tokens: int
+    batch_jobs: int = 1
+    reason: str = ""
 
     @classmethod
     def merged(cls, parts: Sequence["Outcome"]) -> "Outcome":
@@ -79,4 +82,6 @@ class Outcome:
             queue_ms=max(part.queue_ms for part in parts),
             forward_ms=sum(part.forward_ms for part in parts),
             batch_tokens=max(part.batch_tokens for part in parts),
+            batch_jobs=parts[0].batch_jobs,
+            reason=parts[0].reason,
         )

@@ -20,6 +20,7 @@ from vlmoe_serve.grpc_door.metadata import Metadata, value_of
 from vlmoe_serve.grpc_door.types import Answer, Context, Handler
 from vlmoe_serve.keys.access import Access, shown_key
 from vlmoe_serve.service import Service
+from vlmoe_serve.telemetry.trace import Attributes, Trace, traced
 
 _log = logging.getLogger("vlmoe_serve.access")
 _HEALTH = "/grpc.health.v1.Health/"
@@ -56,10 +57,10 @@ class Exchange(grpc.aio.ServerInterceptor):
             return handler
         request_id = read_request_id(value_of(metadata, "x-request-id"))
         if refused is not None:
-            answer = self._refusing(refused, method, request_id)
+            answer = self._refusing(refused, method, metadata, request_id)
         else:
             # the type checker knows only the handlers of servers with threads
-            answer = self._counted(cast(Answer, handler.stream_stream), method, request_id, key)
+            answer = self._counted(cast(Answer, handler.stream_stream), method, metadata, request_id, key)
         return grpc.stream_stream_rpc_method_handler(cast(Any, answer))
 
     def _enter(self, method: str, metadata: Metadata) -> str | None:
@@ -70,38 +71,50 @@ class Exchange(grpc.aio.ServerInterceptor):
             return None
         return self._access.check(shown_key(lambda name: value_of(metadata, name)))
 
-    def _refusing(self, error: ServeError, method: str, request_id: str) -> Answer:
+    def _refusing(self, error: ServeError, method: str, metadata: Metadata, request_id: str) -> Answer:
         async def work() -> None:
             raise error
 
         async def refuse(requests: object, context: Context) -> None:
-            await self._run(method, request_id, context, work)
+            await self._run(method, metadata, request_id, context, work)
 
         return refuse
 
-    def _counted(self, answer: Answer, method: str, request_id: str, key: str | None) -> Answer:
+    def _counted(
+        self, answer: Answer, method: str, metadata: Metadata, request_id: str, key: str | None
+    ) -> Answer:
         async def counted(requests: object, context: Context) -> None:
             async def work() -> None:
                 with self._access.one(key):
                     await answer(requests, context)
 
             with self._service.in_flight.one():
-                await self._run(method, request_id, context, work)
+                await self._run(method, metadata, request_id, context, work)
 
         return counted
 
     async def _run(
-        self, method: str, request_id: str, context: Context, work: Callable[[], Awaitable[None]]
+        self,
+        method: str,
+        metadata: Metadata,
+        request_id: str,
+        context: Context,
+        work: Callable[[], Awaitable[None]],
     ) -> None:
-        metrics = self._service.metrics
+        metrics, traces = self._service.metrics, self._service.traces
+        trace = None if traces is None else traces.begin(method[1:], lambda name: value_of(metadata, name))
+        ours = [("x-request-id", request_id)]
+        if trace is not None:
+            ours.append(("traceparent", trace.traceparent))
         start_s, status = time.perf_counter(), 0
         metrics.on_start()
         try:
             try:
-                await work()
+                with traced(trace):
+                    await work()
                 status = 200
                 given = context.trailing_metadata() or ()
-                context.set_trailing_metadata((*given, ("x-request-id", request_id)))
+                context.set_trailing_metadata((*given, *ours))
                 return
             except ServeError as error:
                 failed = error
@@ -110,7 +123,7 @@ class Exchange(grpc.aio.ServerInterceptor):
                 failed = ServeError("internal error")
             status = failed.status
             end = failure(failed)
-            await context.abort(end.code, end.message, (*end.metadata, ("x-request-id", request_id)))
+            await context.abort(end.code, end.message, (*end.metadata, *ours))
         finally:
             seconds = time.perf_counter() - start_s
             if status:
@@ -118,3 +131,18 @@ class Exchange(grpc.aio.ServerInterceptor):
             else:
                 metrics.on_disconnect(method)
             _log.info("GRPC %s %d %.1f ms id=%s", method, status or _CALLER_LEFT, 1000 * seconds, request_id)
+            if trace is not None:
+                _end(trace, method, status or _CALLER_LEFT, request_id)
+
+
+def _end(trace: Trace, method: str, status: int, request_id: str) -> None:
+    service, _, name = method[1:].rpartition("/")
+    attributes: Attributes = {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": name,
+        # of HTTP, as everywhere here; the codes of gRPC follow from it
+        "http.response.status_code": status,
+        "vlmoe.request_id": request_id,
+    }
+    trace.end(method[1:], attributes, failed=status >= 500)

@@ -70,4 +70,6 @@ def create_app(
         keys=bool(access),
     )
     admission = Admission(Direct(app, handlers), service, [*(f"/{name}" for name in TASKS), "/v1/embeddings"])
-    return Exchange(BodyLimit(Gate(admission, service, access), max_body_bytes), service.metrics)
+    return Exchange(
+        BodyLimit(Gate(admission, service, access), max_body_bytes), service.metrics, service.traces
+    )

@@ -12,16 +12,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vlmoe_serve.call import read_request_id
 from vlmoe_serve.http_door.errors import CALLER_LEFT, internal_error
 from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.telemetry.trace import Attributes, Trace, Traces, traced
 
 _log = logging.getLogger("vlmoe_serve.access")
+# asked every few seconds by machines, and of no interest in a trace
+_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 class Exchange:
     """Counts, names and logs every request, and answers what raised unforeseen."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -29,20 +33,28 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        request_id = read_request_id(Headers(scope=scope).get("x-request-id"))
+        headers = Headers(scope=scope)
+        request_id = read_request_id(headers.get("x-request-id"))
+        trace: Trace | None = None
+        if self._traces is not None and scope["path"] not in _UNTRACED:
+            trace = self._traces.begin(scope["method"], headers.get)
         status = 0
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if trace is not None:
+                    answered["traceparent"] = trace.traceparent
             await send(message)
 
         self._metrics.on_start()
         try:
             try:
-                await self._app(scope, receive, named)
+                with traced(trace):
+                    await self._app(scope, receive, named)
             except Exception:
                 _log.exception(
                     "id=%s failed for a reason nobody foresaw",
@@ -62,6 +74,18 @@ class Exchange:
             # the route, not the path: names that users chose stay out of the log
             data = {"method": method, "route": route, "status": shown, "ms": ms, "request_id": request_id}
             _log.info("%s %s %d %.1f ms id=%s", method, route, shown, ms, request_id, extra={"data": data})
+            if trace is not None:
+                _end(trace, method, route, shown, request_id)
+
+
+def _end(trace: Trace, method: str, route: str, status: int, request_id: str) -> None:
+    attributes: Attributes = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+        "vlmoe.request_id": request_id,
+    }
+    trace.end(f"{method} {route}", attributes, failed=status >= 500)
 
 
 def _route(scope: Scope) -> str:

@@ -1,0 +1,1 @@
+"""Traces of calls for OpenTelemetry; off, and nothing of it imported, without `--otlp`."""
