@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from vlmoe_kernels.plan import RoutePlan
 
 LinearOp = Callable[[Tensor], Tensor]
 GroupedOp = Callable[[Tensor, RoutePlan], Tensor]
+AddNormOp = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 RoutedOp = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -74,6 +76,18 @@ class Backend(Protocol):
         """Bidirectional softmax attention inside each sequence, never across; scale C^-0.5. No padding.
 
         bias: per run [H, L, L], added to the logits. Returns [T, H, C].
+        """
+        ...
+
+
+@runtime_checkable
+class NormBackend(Backend, Protocol):
+    """A backend that can also add a layer's output to the residual stream and norm the sum, in one pass over memory."""
+
+    def add_norm(self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
+        """The operation x [T, D] float32, y [T, D] or None, group of each row [T] -> x + y, LayerNorm(x + y) as dtype.
+
+        x is overwritten: the sum is the same tensor. The groups are int64, and not read where there is only one.
         """
         ...
 

@@ -18,7 +18,10 @@ from vlmoe_model.routing import Routing
 
 
 class Block(nn.Module):
-    """x + s1 * attention(norm1(x)), then x + s2 * feed_forward(norm2(x))."""
+    """x + s1 * attention(norm1(x)), then x + s2 * feed_forward(norm2(x)).
+
+    The last sum is left to whoever norms it next: a block takes and gives x and what is still to be added to it.
+    """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
@@ -29,15 +32,28 @@ class Block(nn.Module):
         self.scale1, self.scale2 = _layer_scale(config), _layer_scale(config)
         self.drop_path = config.drop_path * index / max(1, config.num_layers - 1)
 
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Give all matrices up to a backend."""
+        self.norm1.pack(backend, dtype)
+        self.attn.pack(backend, dtype)
+        # routers read float32
+        self.norm2.pack(backend, torch.float32 if self.ffn.is_moe else dtype)
+        self.ffn.pack(backend, dtype)
+
     def forward(
-        self, x_TD: Tensor, packed: Packed, bias: Sequence[Tensor] | None, log: list[Routing] | None
-    ) -> Tensor:
-        """One block over the packed tokens."""
+        self,
+        x_TD: Tensor,
+        y_TD: Tensor | None,
+        packed: Packed,
+        bias: Sequence[Tensor] | None,
+        log: list[Routing] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One block over the packed tokens; None: nothing is to be added."""
         tokens = packed.fused if self.ffn.is_fused else packed.modality
-        y_TD = self.attn(self.norm1(x_TD, packed.modality.onehot_TP), packed, bias)
-        x_TD = x_TD + self._residual(y_TD, self.scale1, packed)
-        y_TD = self.ffn(self.norm2(x_TD, tokens.onehot_TP), tokens, log)
-        return x_TD + self._residual(y_TD, self.scale2, packed)
+        x_TD, normed_TD = self.norm1.add(x_TD, y_TD, packed.modality)
+        y_TD = self._residual(self.attn(normed_TD, packed, bias), self.scale1, packed)
+        x_TD, normed_TD = self.norm2.add(x_TD, y_TD, tokens)
+        return x_TD, self._residual(self.ffn(normed_TD, tokens, log), self.scale2, packed)
 
     def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:
         if scale is not None:
@@ -71,12 +87,18 @@ class Encoder(nn.Module):
         """Give all matrices up to a backend."""
         for block in self.blocks:
             if isinstance(block, Block):
-                block.attn.pack(backend, dtype)
-                block.ffn.pack(backend, dtype)
+                block.pack(backend, dtype)
+        if self.norm is not None:
+            self.norm.pack(backend, torch.float32)
 
     def forward(self, x_TD: Tensor, packed: Packed, log: list[Routing] | None = None) -> Tensor:
-        """[T, D] -> [T, D]."""
+        """[T, D] -> [T, D]; packed, x is overwritten."""
         biases = None if self.relative is None else [self.relative(run) for run in packed.runs]
+        y_TD: Tensor | None = None
         for index, block in enumerate(self.blocks):
-            x_TD = block(x_TD, packed, None if biases is None else [b[index] for b in biases], log)
-        return x_TD if self.norm is None else self.norm(x_TD, packed.modality.onehot_TP)
+            x_TD, y_TD = block(
+                x_TD, y_TD, packed, None if biases is None else [b[index] for b in biases], log
+            )
+        if self.norm is not None:
+            return self.norm.add(x_TD, y_TD, packed.modality)[1]
+        return x_TD if y_TD is None else x_TD + y_TD

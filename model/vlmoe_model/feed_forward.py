@@ -176,7 +176,7 @@ class FeedForward(nn.Module):
         groups, gates, rows, first_group = [], [], [], 0
         for name, size, rows_P in zip(self.pools, self.sizes, tokens.rows, strict=True):
             if name in self.routers:
-                routing: Routing = self.routers[name](x_TD[rows_P])
+                routing: Routing = self.routers[name](x_TD.index_select(0, rows_P))
                 if log is not None:
                     log.append(routing)
                 chosen = routing.experts_TK

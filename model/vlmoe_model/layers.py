@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmoe_kernels import Backend
-from vlmoe_kernels.ops import LinearOp
+from vlmoe_kernels.ops import AddNormOp, LinearOp, NormBackend
+from vlmoe_model.packing import Tokens
 
 INIT_STD = 0.02
 
@@ -54,6 +55,20 @@ class GroupedNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_groups, dim))
         self.bias = nn.Parameter(torch.zeros(num_groups, dim))
         self.eps = eps
+        self.op: AddNormOp | None = None
+
+    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
+        """Let a backend do it, if it can; `add` gives that dtype from here on."""
+        if isinstance(backend, NormBackend):
+            self.op = backend.add_norm(self.weight.detach(), self.bias.detach(), self.eps, dtype)
+
+    def add(self, x_TD: Tensor, y_TD: Tensor | None, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Sum x + y, and its norm. x is the caller's no longer: packed, it becomes the sum."""
+        if self.op is not None:
+            return self.op(x_TD, y_TD, tokens.pool_T)
+        if y_TD is not None:
+            x_TD = x_TD + y_TD
+        return x_TD, self(x_TD, tokens.onehot_TP)
 
     def forward(self, x_TD: Tensor, onehot_TG: Tensor) -> Tensor:
         """onehot_TG: float32, 1 at the group of each token; not read where there is one group."""

@@ -16,11 +16,12 @@ from torch import Tensor
 from vlmoe_kernels import cpu
 from vlmoe_kernels.native.build import cpu_flags
 from vlmoe_kernels.native.library import library
+from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
 from vlmoe_kernels.native.sequences import attend
-from vlmoe_kernels.ops import GroupedOp, LinearOp, Pool, Run
+from vlmoe_kernels.ops import AddNormOp, GroupedOp, LinearOp, Pool, Run
 
-__all__ = ["attention", "grouped_ffn", "grouped_linear", "linear"]
+__all__ = ["add_norm", "attention", "grouped_ffn", "grouped_linear", "linear"]
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
@@ -49,6 +50,11 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     if not _multiplies(pools[0].w1.dtype):
         return cpu.grouped_ffn(pools, norm_eps)
     return GroupedFeedForward(pools, norm_eps)
+
+
+def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
+    """See `ops.NormBackend.add_norm`."""
+    return AddNorm(weight_GD, bias_GD, eps, dtype)
 
 
 def attention(

@@ -56,6 +56,7 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         c_float,
         POINTER(Plan),
     ),
+    "add_norm": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float),
     "attention": (
         c_void_p,
         c_void_p,

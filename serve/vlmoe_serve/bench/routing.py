@@ -8,6 +8,7 @@ what training is made to reach.
 
 import dataclasses
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ from vlmoe_model.routing import Router, Routing
 class EvenRouter(Router):
     """Scores and gates as ever, and their cost; experts in turn, in an order that looks random."""
 
-    def forward(self, x_TD: Tensor) -> Routing:
-        """Route the rows of one pool."""
-        routing = super().forward(x_TD)
+    def forward(self, x_TD: Tensor, *told: Any) -> Routing:
+        """Route the rows of one pool; told: whatever else a router is."""
+        routing = super().forward(x_TD, *told)
         return dataclasses.replace(routing, experts_TK=even(x_TD.shape[0], self.top_k, self.num_experts))
 
 

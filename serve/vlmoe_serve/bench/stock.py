@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vlmoe_kernels import Pool, RoutePlan, Run, eager
-from vlmoe_kernels.ops import GroupedOp, LinearOp
+from vlmoe_kernels.ops import AddNormOp, GroupedOp, LinearOp
 
 
 class Sorted:
@@ -47,6 +47,28 @@ class Sorted:
     def experts(self, pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
         """The operation for tokens that go different ways."""
         return eager.grouped_ffn(pools, norm_eps)
+
+    def add_norm(self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
+        """See `ops.NormBackend.add_norm`; tokens of several groups are normed group by group."""
+        width, num_groups = weight_GD.shape[1:], len(weight_GD)
+
+        def op(x_TD: Tensor, y_TD: Tensor | None, groups_T: Tensor) -> tuple[Tensor, Tensor]:
+            if y_TD is not None:
+                x_TD = x_TD + y_TD
+            rows = (
+                [(groups_T == group).nonzero()[:, 0] for group in range(num_groups)] if num_groups > 1 else []
+            )
+            used = [group for group, rows_G in enumerate(rows) if len(rows_G)] or [0]
+            if len(used) == 1:
+                return x_TD, F.layer_norm(x_TD, width, weight_GD[used[0]], bias_GD[used[0]], eps)
+            normed_TD = torch.empty_like(x_TD)
+            for group in used:
+                normed_TD[rows[group]] = F.layer_norm(
+                    x_TD[rows[group]], width, weight_GD[group], bias_GD[group], eps
+                )
+            return x_TD, normed_TD
+
+        return op
 
     def attention(
         self,

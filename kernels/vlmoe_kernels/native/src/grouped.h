@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "norm.h"
 #include "threads.h"
 #include "tile.h"
 #include "workspace.h"
@@ -124,26 +125,6 @@ void multiply_and_combine(const std::vector<Segment>& segments, const Matrices& 
         store(out + t * width + n, sum, lanes);
       }
   });
-}
-
-// LayerNorm of one row in place
-template <typename T>
-void layer_norm(T* x, int64_t width, const float* weight, const float* bias, float eps) {
-  __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  for (int64_t i = 0; i < width; i += LANES) sum = _mm512_add_ps(sum, load(x + i, first_lanes(width - i)));
-  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / float(width));
-  for (int64_t i = 0; i < width; i += LANES) {
-    const __mmask16 lanes = first_lanes(width - i);
-    const __m512 d = _mm512_maskz_sub_ps(lanes, load(x + i, lanes), mean);
-    squares = _mm512_fmadd_ps(d, d, squares);
-  }
-  const __m512 scale =
-      _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(_mm512_reduce_add_ps(squares) / float(width) + eps)));
-  for (int64_t i = 0; i < width; i += LANES) {
-    const __mmask16 lanes = first_lanes(width - i);
-    const __m512 normed = _mm512_mul_ps(_mm512_sub_ps(load(x + i, lanes), mean), scale);
-    store(x + i, _mm512_fmadd_ps(normed, load(weight + i, lanes), load(bias + i, lanes)), lanes);
-  }
 }
 
 // mid_weight, mid_bias: of the LayerNorm between the products, or null, as all of a group's are.

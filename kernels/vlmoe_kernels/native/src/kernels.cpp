@@ -77,6 +77,20 @@ int vlmoe_grouped_ffn(int64_t is_bf16, const void* x, int64_t stride, const Matr
   });
 }
 
+// x: dense floats [num_rows, width], overwritten by the sum; y: of the same shape, floats or (`y_is_bf16`) bf16, or null
+int vlmoe_add_norm(int64_t is_bf16, float* x, const void* y, int64_t y_is_bf16, int64_t num_rows, int64_t width,
+                   const int64_t* groups, const float* const* weight, const float* const* bias, float eps,
+                   int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    with_dtype(y_is_bf16, [&](auto y_type) {
+      using Y = decltype(y_type);
+      add_norm(x, static_cast<const Y*>(y), num_rows, width, groups, weight, bias, eps, num_threads,
+               static_cast<T*>(out));
+    });
+  });
+}
+
 // strides: (token, head) of q, k and v
 int vlmoe_attention(int64_t is_bf16, const void* q, const void* k, const void* v, const int64_t* strides,
                     const Sequences* runs, int64_t num_runs, int64_t num_heads, int64_t width, float scale,
