@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import cast
 
-from vlmoe_kernels.ops import Backend, Pool, Run
+from vlmoe_kernels.ops import Backend, LearningBackend, Pool, Run
 from vlmoe_kernels.plan import RoutePlan, make_plan
 
 BACKENDS: Mapping[str, str] = {
@@ -18,7 +18,7 @@ BACKENDS: Mapping[str, str] = {
     "triton": "vlmoe_kernels.triton",
 }
 
-__all__ = ["BACKENDS", "Backend", "Pool", "RoutePlan", "Run", "backend", "make_plan"]
+__all__ = ["BACKENDS", "Backend", "LearningBackend", "Pool", "RoutePlan", "Run", "backend", "make_plan"]
 
 
 def backend(name: str) -> Backend:

@@ -7,7 +7,8 @@ import os
 
 import torch
 
-from vlmoe_kernels import BACKENDS
+from vlmoe_kernels import BACKENDS, backend, eager
+from vlmoe_kernels.ops import LearningBackend
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,32 @@ def choose_backend(name: str, device: str) -> str:
     if device != "cpu":
         return "eager" if why_not_triton() else "triton"
     return "cpu" if why_not_native() else "cpu_native"
+
+
+def choose_learning_backend(name: str, device: str) -> LearningBackend:
+    """The backend that trains; `auto` takes the kernels of this project where they can run, or else plain torch.
+
+    Args:
+        name: `auto`, or one of those backends that have gradients.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        ValueError: there is none of that name, it has no gradients, or it cannot be had here.
+    """
+    if name == "auto":
+        name = choose_backend("auto", device)
+        return eager if name == "cpu" else _learning(name)
+    return _learning(choose_backend(name, device))
+
+
+def _learning(name: str) -> LearningBackend:
+    """The backend of that name; `ValueError` if it cannot train."""
+    chosen = backend(name)
+    if not isinstance(chosen, LearningBackend):
+        raise ValueError(
+            f"backend {name} has no gradients; eager has, and where they run cpu_native and triton"
+        )
+    return chosen
 
 
 @functools.cache

@@ -39,6 +39,11 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     return lambda x_TD, plan: routed(x_TD, plan, ops, x_TD.shape[1])
 
 
+def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+    """See `ops.LearningBackend.learning_ffn`."""
+    return grouped_ffn(pools, norm_eps)
+
+
 def experts(pool: Pool, norm_eps: float) -> list[RowsOp]:
     """Each expert of a pool as an operation on rows."""
     none: list[Tensor | None] = [None] * pool.w1.shape[0]

@@ -93,6 +93,18 @@ class NormBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class LearningBackend(Backend, Protocol):
+    """A backend that training can use too."""
+
+    def learning_ffn(self, pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+        """`grouped_ffn` with gradients of x, the gates and every weight; under autocast in its dtype.
+
+        Nothing is prepared for a second call: weights change at every step.
+        """
+        ...
+
+
+@runtime_checkable
 class RoutingBackend(Backend, Protocol):
     """A backend that can also choose the experts, so that the host never learns who goes where."""
 

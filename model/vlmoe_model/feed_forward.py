@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vlmoe_kernels import Backend, Pool, RoutePlan, eager, make_plan
+from vlmoe_kernels import Backend, LearningBackend, Pool, RoutePlan, eager, make_plan
 from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
@@ -57,6 +57,8 @@ class FeedForward(nn.Module):
         self.is_moe = index in config.moe_blocks
         self.is_fused = config.vl_start is not None and index >= config.vl_start
         self.dispatch: Dispatcher = local
+        # what computes the layer until it is packed
+        self.learning_ffn: Callable[[Sequence[Pool], float], GroupedOp] = eager.learning_ffn
         self.op: GroupedOp | None = None
         self.routed_op: RoutedOp | None = None
         self.op_dtype = torch.float32
@@ -116,6 +118,10 @@ class FeedForward(nn.Module):
             if router is not None:
                 router.pack(backend)
 
+    def learn_with(self, backend: LearningBackend) -> None:
+        """Train with a backend's kernels instead of plain torch."""
+        self.learning_ffn = backend.learning_ffn
+
     def share_experts(self, group: Group, held: Sequence[Held], split: Split) -> None:
         """Keep this rank's experts of a mixture, and send tokens to those of the others.
 
@@ -155,7 +161,7 @@ class FeedForward(nn.Module):
         plan = self.route(x_TD, tokens, log) if self.is_moe else tokens.plan
         if self.observe is not None:
             self.observe(plan.sizes[: self.num_routed])
-        op = self.op or eager.grouped_ffn(self._pools(), self.eps)
+        op = self.op or self.learning_ffn(self._pools(), self.eps)
         return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
 
     def _limits(self, tokens: Tokens) -> Tensor | None:

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from vlmoe_kernels import Backend
+from vlmoe_kernels import Backend, LearningBackend
 from vlmoe_kernels.collectives import Group
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split
 from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.embeddings import Embeddings
 from vlmoe_model.encoder import Block, Encoder
-from vlmoe_model.feed_forward import ObserveLoad
+from vlmoe_model.feed_forward import FeedForward, ObserveLoad
 from vlmoe_model.heads import HEADS, States
 from vlmoe_model.layers import Linear
 from vlmoe_model.packing import Packed
@@ -34,6 +34,12 @@ class VLMoE(nn.Module):
             for module in part.modules():
                 if isinstance(module, Linear):
                     module.pack(backend, torch.float32)
+
+    def learn_with(self, backend: LearningBackend) -> None:
+        """Train the feed-forward layers with a backend's kernels; plain torch does until then."""
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.learn_with(backend)
 
     def share_experts(self, group: Group, holdings: Holdings, split: Split) -> None:
         """Keep one rank's part of the experts; before weights are loaded and packed.

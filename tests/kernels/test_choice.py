@@ -5,7 +5,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vlmoe_kernels.choice import choose_backend, why_not_native, why_not_triton
+from vlmoe_kernels.choice import (
+    choose_backend,
+    choose_learning_backend,
+    why_not_native,
+    why_not_triton,
+)
 from vlmoe_kernels.native.library import library
 
 
@@ -98,3 +103,21 @@ def test_the_kernels_in_triton_are_for_gpus_or_the_interpreter(monkeypatch: pyte
     why_not_triton.cache_clear()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose_backend("triton", "cpu") == "triton"
+
+
+def test_training_takes_the_kernels_where_they_run() -> None:
+    expected = "vlmoe_kernels.eager" if why_not_native() else "vlmoe_kernels.native"
+    assert choose_learning_backend("auto", "cpu").__name__ == expected
+    assert choose_learning_backend("eager", "cpu").__name__ == "vlmoe_kernels.eager"
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_without_a_compiler_plain_torch_trains() -> None:
+    assert choose_learning_backend("auto", "cpu").__name__ == "vlmoe_kernels.eager"
+    with pytest.raises(ValueError, match=r"^backend cpu_native was asked for, but "):
+        choose_learning_backend("cpu_native", "cpu")
+
+
+def test_a_backend_without_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match="backend cpu has no gradients"):
+        choose_learning_backend("cpu", "cpu")

@@ -33,8 +33,11 @@ def test_the_losses_fall(recipe_file: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_resumed_run_ends_with_the_same_bits(recipe_file: Path, tmp_path: Path, precision: str):
-    config = load_recipe(str(recipe_file), {"precision": precision})
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_resumed_run_ends_with_the_same_bits(
+    recipe_file: Path, tmp_path: Path, precision: str, backend: str
+):
+    config = load_recipe(str(recipe_file), {"precision": precision, "backend": backend})
     whole = trainer_for(config, tmp_path / "whole")
     whole.start()
     whole.run()
@@ -90,6 +93,23 @@ def test_frozen_experts_keep_their_bits_and_the_rest_learns(recipe_file: Path, t
     assert not changed & experts
     assert "encoder.blocks.0.ffn.pools.V.w1" in changed
     assert all(row["aux"] == 0.0 for row in rows(tmp_path / "run"))
+
+
+def test_our_kernels_and_plain_torch_take_the_same_steps(recipe_file: Path, tmp_path: Path):
+    ends = []
+    for backend in ("auto", "eager"):
+        config = load_recipe(str(recipe_file), {"precision": "fp32", "backend": backend})
+        trainer = trainer_for(config, tmp_path / backend)
+        trainer.start()
+        trainer.run()
+        ends.append(trainer.network.state_dict())
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_a_backend_without_gradients_is_refused(recipe_file: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="backend cpu has no gradients"):
+        trainer_for(load_recipe(str(recipe_file), {"backend": "cpu"}), tmp_path / "run")
 
 
 def test_all_tasks_share_one_forward_pass(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

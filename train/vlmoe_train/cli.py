@@ -34,12 +34,15 @@ def train(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument("--backend", help="kernels that train: auto (default), cpu_native, eager")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
     args = parser.parse_args(argv)
 
     from vlmoe_train.config import RecipeError, load_recipe
 
-    overrides = {name: getattr(args, name) for name in ("steps", "seed") if getattr(args, name) is not None}
+    overrides = {
+        name: getattr(args, name) for name in ("steps", "seed", "backend") if getattr(args, name) is not None
+    }
     try:
         config = load_recipe(args.recipe, overrides)
     except RecipeError as error:

@@ -72,6 +72,7 @@ class TrainConfig:
     """Everything that decides the weights that come out, but the data itself.
 
     base: checkpoint to start from, whose encoder and tokenizer the run keeps; "" starts from the seed.
+    backend: kernels of the feed-forward layers by name, or `auto` for the best there are; `eager` is plain torch.
     delta: write only what changed against `base`, which must lie beside the output directory.
     """
 
@@ -88,6 +89,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
+    backend: str = "auto"
     freeze_experts: bool = False
     base: str = ""
     delta: bool = False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vlmoe_kernels.choice import choose_learning_backend
 from vlmoe_model.checkpoint.delta import save_delta
 from vlmoe_model.checkpoint.directory import resolve
 from vlmoe_model.checkpoint.weights import save
@@ -42,6 +43,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, setup: Setup, out: Path, worker: Worker | None = None) -> None:
         self.config, self.setup, self.out, self.worker = config, setup, out, worker or Worker()
         self.network = setup.network
+        self.network.learn_with(choose_learning_backend(config.backend, "cpu"))
         if config.freeze_experts:
             freeze_experts(self.network)
         self.modules = nn.ModuleDict({"network": self.network})

@@ -13,15 +13,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vlmoe_kernels import cpu
+from vlmoe_kernels import cpu, eager
 from vlmoe_kernels.native.build import cpu_flags
 from vlmoe_kernels.native.library import library
 from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
 from vlmoe_kernels.native.sequences import attend
+from vlmoe_kernels.native.training import grouped_ffn_with_gradients
 from vlmoe_kernels.ops import AddNormOp, GroupedOp, LinearOp, Pool, Run
+from vlmoe_kernels.plan import RoutePlan
 
-__all__ = ["add_norm", "attention", "grouped_ffn", "grouped_linear", "linear"]
+__all__ = ["add_norm", "attention", "grouped_ffn", "grouped_linear", "learning_ffn", "linear"]
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
@@ -55,6 +57,17 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
 def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
     """See `ops.NormBackend.add_norm`."""
     return AddNorm(weight_GD, bias_GD, eps, dtype)
+
+
+def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+    """See `ops.LearningBackend.learning_ffn`. Of dtypes whose products are not ours, plain torch's."""
+    ours, plain = grouped_ffn_with_gradients(pools, norm_eps), eager.grouped_ffn(pools, norm_eps)
+
+    def op(x_TD: Tensor, plan: RoutePlan) -> Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_TD.dtype
+        return ours(x_TD, plan) if _multiplies(dtype) else plain(x_TD, plan)
+
+    return op
 
 
 def attention(

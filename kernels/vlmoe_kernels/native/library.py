@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmoe_kernels.native.build import BF16, Unavailable, build, cpu_flags
+from vlmoe_kernels.ops import Pool
 from vlmoe_kernels.plan import RoutePlan
 
 
@@ -35,6 +36,23 @@ class Plan(ctypes.Structure):
     )
 
 
+class Experts(ctypes.Structure):
+    """Float32 weights in training; addresses of arrays of addresses, one a group, None for no LayerNorm."""
+
+    _fields_ = (
+        ("dim", c_int64),
+        ("hidden", c_int64),
+        *((name, c_void_p) for name in Pool._fields),
+        ("eps", c_float),
+    )
+
+
+class ExpertGradients(ctypes.Structure):
+    """Where the gradients of `Experts` go; the arrays hold None for a group that does not learn."""
+
+    _fields_ = tuple((name, c_void_p) for name in Pool._fields)
+
+
 class Sequences(ctypes.Structure):
     """A `Run` with the address of its bias, or None."""
 
@@ -57,6 +75,17 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         POINTER(Plan),
     ),
     "add_norm": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float),
+    "learning_forward": (c_void_p, c_int64, POINTER(Experts), POINTER(Plan), c_void_p),
+    "learning_backward": (
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_void_p,
+        POINTER(Experts),
+        POINTER(ExpertGradients),
+        POINTER(Plan),
+        c_void_p,
+    ),
     "attention": (
         c_void_p,
         c_void_p,

@@ -73,6 +73,11 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     return op
 
 
+def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
+    """See `ops.LearningBackend.learning_ffn`."""
+    return grouped_ffn_with_gradients(_side_by_side(pools), norm_eps)
+
+
 def routed_ffn(
     pools: Sequence[Pool], routers: Sequence[Tensor | None], norm_eps: float, *, top_k: int, by_score: bool
 ) -> tuple[GroupedOp, RoutedOp]:

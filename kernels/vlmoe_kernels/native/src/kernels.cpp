@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "grouped.h"
+#include "training.h"
 
 namespace {
 
@@ -88,6 +89,25 @@ int vlmoe_add_norm(int64_t is_bf16, float* x, const void* y, int64_t y_is_bf16, 
       add_norm(x, static_cast<const Y*>(y), num_rows, width, groups, weight, bias, eps, num_threads,
                static_cast<T*>(out));
     });
+  });
+}
+
+// u: [rows, hidden], for the backward
+int vlmoe_learning_forward(int64_t is_bf16, const void* x, int64_t stride, const Experts* w, const Plan* plan, void* u,
+                           int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    learning_forward(static_cast<const T*>(x), stride, *w, *plan, static_cast<T*>(u), num_threads, static_cast<T*>(out));
+  });
+}
+
+int vlmoe_learning_backward(int64_t is_bf16, const void* x, int64_t stride, const void* u, const void* dout,
+                            const Experts* w, const ExpertGradients* dw, const Plan* plan, float* dgates,
+                            int64_t num_threads, void* dx) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    learning_backward(static_cast<const T*>(x), stride, static_cast<const T*>(u), static_cast<const T*>(dout), *w, *dw,
+                      *plan, dgates, num_threads, static_cast<T*>(dx));
   });
 }
 
