@@ -29,6 +29,8 @@ constexpr int64_t TASK_ROWS = 1536;
 // rows of a weight gradient's panel at a time, and bytes of panels that a task packs: both stay in the second-level cache
 constexpr int64_t DEPTH = 1024;
 constexpr int64_t PACKED_BYTES = 1 << 18;
+// gradients larger than this are written past the caches
+constexpr int64_t CACHED_BYTES = 1 << 24;
 // columns of a task that walks down the rows
 constexpr int64_t COLUMNS = 4 * LANES;
 
@@ -267,8 +269,11 @@ void weight_gradients(const T* a, int64_t m, const T* b, int64_t n, const Plan& 
     if (dw[g] == nullptr) return;
     float* out = dw[g] + top * n + column;
     const int64_t size = plan.sizes[g], stride = turned_stride(size);
-    if (size == 0)
-      for (int64_t r = 0; r < height; ++r) std::memset(out + r * n, 0, size_t(width) * sizeof(float));
+    // nobody's gradient is zeros; in one piece
+    if (size == 0 && column == 0) std::memset(out, 0, size_t(height * n) * sizeof(float));
+    // what no cache holds goes past it, without reading what is overwritten
+    const bool streams = plan.num_groups * m * n * int64_t(sizeof(float)) > CACHED_BYTES && size <= DEPTH &&
+                         n % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
     T* panel = space.get<T>(panel_stride<T>(DEPTH));
     for (int64_t k = 0; k < size; k += DEPTH) {
       const int64_t depth = std::min(DEPTH, size - k);
@@ -283,10 +288,14 @@ void weight_gradients(const T* a, int64_t m, const T* b, int64_t n, const Plan& 
                                 float* to = out + (first + r) * n + i;
                                 __m512 sum = _mm512_loadu_ps(sums + r * PANEL + i);
                                 if (k > 0) sum = _mm512_add_ps(sum, load(to, lanes));
-                                store(to, sum, lanes);
+                                if (streams)
+                                  _mm512_stream_ps(to, sum);
+                                else
+                                  store(to, sum, lanes);
                               }
                           });
     }
+    _mm_sfence();
   });
 }
 
