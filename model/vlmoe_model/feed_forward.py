@@ -5,7 +5,7 @@ A dense pool is a pool of one expert. Where the block is a mixture, V and T have
 
 # T = tokens, K = choices per token, D = dim, F = hidden width, E = experts of a pool
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlmoe_kernels import Backend, LearningBackend, Pool, RoutePlan, eager, make_plan
 from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.joined import join
 from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
@@ -23,6 +24,8 @@ from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 from vlmoe_model.routing.router import capacity
 
+# pool and number
+ExpertKey = tuple[str, int]
 ObserveRows = Callable[[Sequence[int]], None]
 ObserveLoad = Callable[[int, Sequence[int] | Counts, Counts | None], None]
 
@@ -62,6 +65,10 @@ class FeedForward(nn.Module):
         self.op: GroupedOp | None = None
         self.routed_op: RoutedOp | None = None
         self.op_dtype = torch.float32
+        # packed experts by pool and number, where they can be moved
+        self.experts: dict[ExpertKey, GroupedOp] | None = None
+        self._held: Held | None = None
+        self._pack_one: Callable[[Pool], GroupedOp] | None = None
         # told how many rows each routed group gets, where the host learns it
         self.observe: ObserveRows | None = None
         # a residual branch starts smaller the deeper it lies (BEiT)
@@ -108,6 +115,13 @@ class FeedForward(nn.Module):
             self.op, self.routed_op = backend.routed_ffn(
                 self._pools(dtype), weights, self.eps, top_k=self.top_k, by_score=by_score == {True}
             )
+        elif self._held is not None:
+            self._pack_one = lambda pool: backend.grouped_ffn([_as(pool, dtype)], self.eps)
+            pools = [pool.value() for pool in self.pools.values() if isinstance(pool, ExpertPool)]
+            keys = self._keys(self._held)
+            ones = [_one(pool, index) for pool in pools for index in range(len(pool.w1))]
+            self.experts = {key: self._pack_one(one) for key, one in zip(keys, ones, strict=True)}
+            self.op = join(list(self.experts.values()))
         else:
             pools = self._pools(dtype)
             # a rank without experts gets no rows
@@ -122,16 +136,20 @@ class FeedForward(nn.Module):
         """Train with a backend's kernels instead of plain torch."""
         self.learning_ffn = backend.learning_ffn
 
-    def share_experts(self, group: Group, held: Sequence[Held], split: Split) -> None:
+    def share_experts(
+        self, group: Group, held: Sequence[Held], split: Split, *, movable: bool = False
+    ) -> None:
         """Keep this rank's experts of a mixture, and send tokens to those of the others.
 
         Args:
             group: the ranks.
             held: what each of them holds.
             split: of tokens over copies.
+            movable: `rearrange` may change what this rank holds, once it is packed.
         """
         if not self.is_moe:
             return
+        self._held = held[group.rank] if movable else None
         shares = shares_of(self.sizes, [name in self.routers for name in self.pools], held)
         self.dispatch = ExpertParallel(group, shares, split)
         for name, mine in zip(self.routers, held[group.rank], strict=True):
@@ -139,6 +157,36 @@ class FeedForward(nn.Module):
             for field, weights in list(pool.named_parameters(recurse=False)):
                 kept = weights.detach()[list(mine)]
                 setattr(pool, field, nn.Parameter(kept, requires_grad=weights.requires_grad))
+
+    def _keys(self, held: Held) -> list[ExpertKey]:
+        """The experts of this rank in the order of its groups."""
+        experts = dict(zip(self.routers, held, strict=True))
+        return [(name, expert) for name in self.pools for expert in experts.get(name, (0,))]
+
+    def missing(self, held: Held) -> list[ExpertKey]:
+        """The experts that this rank needs and does not have, to hold these."""
+        assert self.experts is not None, "not loaded to be moved"
+        return [key for key in self._keys(held) if key not in self.experts]
+
+    def packed(self, expert: Pool) -> GroupedOp:
+        """One expert more, for `rearrange`; may run beside `forward`."""
+        assert self._pack_one is not None, "not loaded to be moved"
+        return self._pack_one(expert)
+
+    def rearrange(self, group: Group, held: Sequence[Held], new: Mapping[ExpertKey, GroupedOp]) -> None:
+        """Hold other experts from the next step on; on all ranks between the same two steps.
+
+        Args:
+            group: the ranks.
+            held: what each of them holds from now on.
+            new: every expert that was `missing`, packed. Those that are held no more are let go.
+        """
+        assert self.experts is not None
+        assert isinstance(self.dispatch, ExpertParallel)
+        both = {**self.experts, **new}
+        self.experts = {key: both[key] for key in self._keys(held[group.rank])}
+        self.op = join(list(self.experts.values()))
+        self.dispatch.take(shares_of(self.sizes, [name in self.routers for name in self.pools], held))
 
     def observe_load(self, observe: ObserveLoad, block: int) -> None:
         """Have the load of a mixture told, layer by layer; see `VLMoE.observe_load`."""
@@ -200,3 +248,11 @@ class FeedForward(nn.Module):
         # rows of the pools, one behind the other, back to the order of the batch
         back_T = torch.cat(rows).argsort()
         return make_plan(torch.cat(groups)[back_T], torch.cat(gates)[back_T], first_group)
+
+
+def _as(pool: Pool, dtype: torch.dtype) -> Pool:
+    return Pool._make(t if t is None else t.to(dtype) for t in pool)
+
+
+def _one(pool: Pool, index: int) -> Pool:
+    return Pool._make(t if t is None else t[index : index + 1] for t in pool)

@@ -41,13 +41,14 @@ class VLMoE(nn.Module):
             if isinstance(module, FeedForward):
                 module.learn_with(backend)
 
-    def share_experts(self, group: Group, holdings: Holdings, split: Split) -> None:
+    def share_experts(self, group: Group, holdings: Holdings, split: Split, *, movable: bool = False) -> None:
         """Keep one rank's part of the experts; before weights are loaded and packed.
 
         Args:
             group: the ranks.
             holdings: what each of them holds.
             split: of tokens over copies.
+            movable: what is held may change later.
 
         Raises:
             ValueError: the holdings are for another network or other ranks.
@@ -55,7 +56,7 @@ class VLMoE(nn.Module):
         holdings.check(self.config, group.size)
         for index, block in enumerate(self.encoder.blocks):
             if isinstance(block, Block) and block.ffn.is_moe:
-                block.ffn.share_experts(group, holdings.layers[index], split)
+                block.ffn.share_experts(group, holdings.layers[index], split, movable=movable)
 
     def observe_load(self, observe: ObserveLoad) -> None:
         """Have it told, for every mixture of every step, how many rows its routed groups get.

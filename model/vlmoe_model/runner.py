@@ -76,6 +76,7 @@ class Runner:
         group: Group | None = None,
         holdings: Holdings | None = None,
         split: Split = nearest_copy,
+        movable: bool = False,
         family: Sequence["Runner"] = (),
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
@@ -89,6 +90,7 @@ class Runner:
             group: ranks that share the experts; every one loads its own part and runs when the others do.
             holdings: which rank of the group holds which experts; None for even shares without copies.
             split: of tokens over an expert's copies, the same on every rank.
+            movable: a group's experts may be moved later (`moving.py`).
             family: runners in this process; feed-forward layers that come from the same bytes as theirs are theirs.
 
         Raises:
@@ -112,7 +114,7 @@ class Runner:
             state = load_state(directory, expected=expected, skip=adopted)
         else:
             holdings = holdings or Holdings.even(directory.config, group.size)
-            network.share_experts(group, holdings, split)
+            network.share_experts(group, holdings, split, movable=movable)
             state = load_state(directory, expected=expected, experts=holdings.of(group.rank))
         # popped, so that no tensor outlives its cast, or later its packed copy
         own = [name for name in expected if name in state]
@@ -133,6 +135,17 @@ class Runner:
             if isinstance(head, ContrastiveHead):
                 return float(head.logit_scale.exp())
         return 1.0
+
+    def mixture(self, block: int) -> FeedForward:
+        """The feed-forward layer of a block."""
+        module = self._network.get_submodule(f"encoder.blocks.{block}.ffn")
+        assert isinstance(module, FeedForward)
+        return module
+
+    @property
+    def group(self) -> Group | None:
+        """The ranks that share the experts, if there are several."""
+        return self._group
 
     def observe_load(self, observe: ObserveLoad) -> None:
         """See `VLMoE.observe_load`."""

@@ -23,6 +23,7 @@ class Packed:
         self.dtype = weights_GOK[0].dtype
         self.num_outputs, self.k = weights_GOK[0].shape[1:]
         self.num_groups = sum(len(stack) for stack in weights_GOK)
+        self._parts: tuple[Packed, ...] = ()
         size = lib.packed_bytes(self.dtype, self.num_outputs, self.k)
         self._memory = Memory(size * self.num_groups)
         firsts = [self._memory.address + size * g for g in range(self.num_groups)]
@@ -39,6 +40,21 @@ class Packed:
             self.num_outputs, self.k, ctypes.addressof(self._panels), self._vectors.address
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Packed"]) -> "Packed":
+        """The matrices of all, one behind the other, where they lie."""
+        whole = cls.__new__(cls)
+        whole.dtype, whole.num_outputs, whole.k = parts[0].dtype, parts[0].num_outputs, parts[0].k
+        whole.num_groups = sum(part.num_groups for part in parts)
+        # whatever the addresses point into
+        whole._parts = tuple(parts)
+        whole._panels = (ctypes.c_void_p * whole.num_groups)(*(at for part in parts for at in part._panels))
+        whole._vectors = Vectors.joined([part._vectors for part in parts])
+        whole.matrices = Matrices(
+            whole.num_outputs, whole.k, ctypes.addressof(whole._panels), whole._vectors.address
+        )
+        return whole
+
 
 class Vectors:
     """One float32 vector a group, from stacks of them; `address` is None where there are none."""
@@ -49,6 +65,15 @@ class Vectors:
         self._vectors = [vector.float().clone() for stack in stacks for vector in stack.detach()]
         self._addresses = addresses(self._vectors)
         self.address = ctypes.addressof(self._addresses) if stacks else None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Vectors"]) -> "Vectors":
+        """The vectors of all, one behind the other, where they lie."""
+        whole = cls.__new__(cls)
+        whole._vectors = [vector for part in parts for vector in part._vectors]
+        whole._addresses = addresses(whole._vectors)
+        whole.address = ctypes.addressof(whole._addresses) if whole._vectors else None
+        return whole
 
 
 class Linear:
@@ -115,6 +140,17 @@ class GroupedFeedForward:
         self._mid_weight = Vectors([pool.mid_weight for pool in pools])
         self._mid_bias = Vectors([pool.mid_bias for pool in pools])
         self._eps = norm_eps
+
+    @classmethod
+    def joined(cls, ops: Sequence["GroupedFeedForward"]) -> "GroupedFeedForward":
+        """The groups of all, one behind the other; weights are shared with them, not copied."""
+        whole = cls.__new__(cls)
+        whole._up = Packed.joined([op._up for op in ops])
+        whole._down = Packed.joined([op._down for op in ops])
+        whole._mid_weight = Vectors.joined([op._mid_weight for op in ops])
+        whole._mid_bias = Vectors.joined([op._mid_bias for op in ops])
+        whole._eps = ops[0]._eps
+        return whole
 
     def __call__(self, x_TD: Tensor, plan: RoutePlan) -> Tensor:
         """Apply it.
