@@ -41,7 +41,7 @@ _START_S = 60.0
 class Server:
     """One server process on a free port of the loopback interface."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, start_s: float = _START_S) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, "--port", "0", "--threads", "1", *arguments],
             stdout=subprocess.PIPE,
@@ -57,7 +57,7 @@ class Server:
         ]
         for thread in self._threads:
             thread.start()
-        self.url, self.grpc = self._wait_until_ready()
+        self.url, self.grpc = self._wait_until_ready(start_s)
         self.client = httpx.Client(base_url=self.url, timeout=30.0)
 
     def _read(self, stream: io.TextIOBase, put: Callable[[str], object]) -> None:
@@ -65,8 +65,8 @@ class Server:
             for line in stream:
                 put(line)
 
-    def _wait_until_ready(self) -> tuple[str, str]:
-        end_s = time.monotonic() + _START_S
+    def _wait_until_ready(self, start_s: float) -> tuple[str, str]:
+        end_s = time.monotonic() + start_s
         while time.monotonic() < end_s:
             with contextlib.suppress(queue.Empty):
                 line = self._lines.get(timeout=0.1)
@@ -166,7 +166,7 @@ def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """start(*arguments): a server of the tiny checkpoint; ended with the session at the latest."""
     started = []
 
-    def begin(*arguments: str) -> Server:
+    def begin(*arguments: str, start_s: float = _START_S) -> Server:
         given = [*arguments]
         if "--model" not in given:
             given += ["--model", f"tiny={checkpoint}"]
@@ -175,7 +175,7 @@ def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             given += ["--cache-mb", "0"]
         if "--data-dir" not in given:
             given += ["--data-dir", str(tmp_path_factory.mktemp("data"))]
-        server = Server("--dtype", "fp32", *given)
+        server = Server("--dtype", "fp32", *given, start_s=start_s)
         started.append(server)
         return server
 

@@ -18,7 +18,8 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, RowParallelL
 from vllm.platforms import current_platform
 
 from vlmoe_model.config import ModelConfig
-from vlmoe_model.packing import POOLS
+from vlmoe_model.packing import PAIR, POOLS
+from vlmoe_serve.engine.vllm.settings import num_logical
 
 
 class DensePool(nn.Module):
@@ -84,7 +85,8 @@ class MixtureFeedForward(nn.Module):
     """Experts of all pools in one call.
 
     On CPU vLLM's experts are gated ones, gelu(fc1(x)) * fc3(x): with zeros for the matrix of fc3 and ones for its bias
-    that is ours, exactly, at twice the cost of the first product.
+    that is ours, exactly, at twice the cost of the first product. And its kernel takes experts for those of its own
+    rank: where ranks share them, a choice that is another rank's is made one of weight zero.
     """
 
     def __init__(self, config: ModelConfig, is_fused: bool, prefix: str, vllm_config: VllmConfig) -> None:
@@ -93,13 +95,13 @@ class MixtureFeedForward(nn.Module):
         self.routers = nn.ParameterDict(
             {name: nn.Parameter(torch.empty(config.num_experts, config.dim)) for name in POOLS[:2]}
         )
-        self.num_logical = 2 * config.num_experts + is_fused
         parallel = vllm_config.parallel_config
+        self.num_logical = num_logical(config, is_fused or parallel.enable_eplb)
         self.num_redundant = parallel.eplb_config.num_redundant_experts if parallel.enable_eplb else 0
         # which pool each expert is of: int64 [N]
         pool_N = torch.arange(self.num_logical) % 2
-        if is_fused:
-            pool_N[-1] = 2
+        if self.num_logical % 2:
+            pool_N[-1] = PAIR
         self.pool_N: Tensor
         self.register_buffer("pool_N", pool_N, persistent=False)
         self.is_gated = current_platform.is_cpu()
@@ -111,12 +113,16 @@ class MixtureFeedForward(nn.Module):
             renormalize=False,
             activation="gelu" if self.is_gated else "gelu_no_mul",
             has_bias=True,
-            custom_routing_function=choose,
+            custom_routing_function=self._choose,
             router_logits_dtype=torch.float32,
             enable_eplb=parallel.enable_eplb,
             num_redundant_experts=self.num_redundant,
             prefix=f"{prefix}.experts",
         )
+        for name, weights in self.experts.routed_experts.named_parameters():
+            if name.startswith(("w13_", "w2_")):
+                # an expert that no token goes to has to be there all the same where all layers must have as many
+                nn.init.zeros_(weights)
 
     def load(self, name: str, tensor: Tensor) -> None:
         """Take `routers.POOL.weight` or `pools.POOL.FIELD` of the checkpoint."""
@@ -153,6 +159,20 @@ class MixtureFeedForward(nn.Module):
         y_TD: Tensor = self.experts(x_TD, self.scores(x_TD, pool_T))
         return y_TD
 
+    def _choose(
+        self, hidden_states: Tensor, gating_output: Tensor, topk: int, renormalize: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Gates and experts [T, K]: softmax over the pool, the k best, ties to the lowest index. vLLM calls it."""
+        probs_TN = gating_output.float().softmax(dim=-1)
+        gates_TN, experts_TN = probs_TN.sort(dim=-1, descending=True, stable=True)
+        gates_TK, experts_TK = gates_TN[:, :topk].contiguous(), experts_TN[:, :topk].contiguous()
+        place_N = self.experts.routed_experts.expert_map
+        if self.is_gated and place_N is not None:
+            experts_TK = place_N[experts_TK]
+            gates_TK = gates_TK.masked_fill(experts_TK < 0, 0.0)
+            experts_TK = experts_TK.clamp(min=0)
+        return gates_TK, experts_TK
+
     def scores(self, x_TD: Tensor, pool_T: Tensor) -> Tensor:
         """float32 [T, N]: of the experts of each token's pool; the others have none."""
         weights_ED = torch.stack([self.routers["V"], self.routers["T"]], dim=1).flatten(0, 1)
@@ -162,14 +182,6 @@ class MixtureFeedForward(nn.Module):
             scores_TN = F.pad(scores_TN, (0, 1))
         is_other_TN = pool_T[:, None].ne(self.pool_N)
         return scores_TN.masked_fill(is_other_TN, torch.finfo(torch.float32).min)
-
-
-def choose(
-    hidden_states: Tensor, gating_output: Tensor, topk: int, renormalize: bool
-) -> tuple[Tensor, Tensor]:
-    """Gates and experts [T, K]: softmax over the pool, the k best, ties to the lowest index. Called by vLLM."""
-    gates_TN, experts_TN = gating_output.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    return gates_TN[:, :topk].contiguous(), experts_TN[:, :topk].contiguous()
 
 
 def load(target: nn.Parameter, tensor: Tensor) -> None:

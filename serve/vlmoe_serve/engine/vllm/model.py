@@ -12,7 +12,7 @@ from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.attention import EncoderOnlyAttention
 from vllm.model_executor.layers.linear import QKVParallelLinear, RowParallelLinear
-from vllm.model_executor.models.interfaces import SupportsMultiModal
+from vllm.model_executor.models.interfaces import MixtureOfExperts, SupportsMultiModal
 from vllm.model_executor.models.interfaces_base import attn_type, default_pooling_type
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import set_default_torch_dtype
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Sizes, dummy_inputs=DummyInputs)
 @attn_type("encoder_only")
 @default_pooling_type(seq_pooling_type="CLS")
-class VLMoEModel(nn.Module, SupportsMultiModal):
+class VLMoEModel(nn.Module, SupportsMultiModal, MixtureOfExperts):
     """Texts, images and pairs of one batch, all heads.
 
     Returns float32 [T, D], or [T, 2 D] where a head reads the stem's patches beside the encoder's output.
@@ -197,6 +197,38 @@ class VLMoEModel(nn.Module, SupportsMultiModal):
             )
         self.pooler = HeadPooler(self.network, self.heads)
         self.keeps_patches = any(head.pool == "flatten" for head in self.network.heads)
+        self._describe_experts()
+
+    def _describe_experts(self) -> None:
+        """What vLLM's balancer of experts reads."""
+        mixtures = [
+            block.ffn
+            for block in self.encoder.blocks
+            if isinstance(block, Block) and isinstance(block.ffn, MixtureFeedForward)
+        ]
+        self.moe_layers = [mixture.experts for mixture in mixtures]
+        self.num_moe_layers = len(mixtures)
+        self.num_expert_groups, self.num_shared_experts = 1, 0
+        if mixtures:
+            # alike in all layers where the balancer is on
+            last = mixtures[-1]
+            self.num_logical_experts = self.num_routed_experts = last.num_logical
+            self.num_redundant_experts = last.num_redundant
+            self.num_physical_experts = last.num_logical + last.num_redundant
+            self.num_local_physical_experts = last.experts.routed_experts.local_num_experts
+
+    def update_physical_experts_metadata(
+        self, num_physical_experts: int, num_local_physical_experts: int
+    ) -> None:
+        """Ranks came or went; vLLM says how many experts there are now.
+
+        Raises:
+            ValueError: this rank holds another number of them than before.
+        """
+        if num_local_physical_experts != self.num_local_physical_experts:
+            raise ValueError("ranks that come and go while experts are balanced are not supported")
+        self.num_physical_experts = num_physical_experts
+        self.num_redundant_experts = num_physical_experts - self.num_logical_experts
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:

@@ -14,6 +14,9 @@ _STEP_SEQUENCES = 256
 # encoders keep nothing between steps, but vLLM wants to hear a size
 _CPU_CACHE_BYTES = 2**26
 
+# set in processes of vLLM that are part of an engine of ours, and not of somebody's own vLLM
+OURS = "VLMOE_ENGINE_VLLM"
+
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -133,14 +136,37 @@ def _check(args: Mapping[str, Any], config: ModelConfig, device: str) -> None:
         raise ValueError("--vllm enable_expert_parallel: the checkpoint has no experts")
     if args.get("enable_eplb") and not args["enable_expert_parallel"]:
         raise ValueError("--vllm enable_eplb needs experts that are shared out (enable_expert_parallel=true)")
+    if args.get("enable_eplb") and device != "cpu":
+        num_ranks = args["tensor_parallel_size"] * args.get("data_parallel_size", 1)
+        num_places = num_logical(config, True) + args["eplb_config"]["num_redundant_experts"]
+        if num_places % num_ranks:
+            raise ValueError(
+                f"--vllm num_redundant_experts must make {num_places} experts a multiple of {num_ranks} ranks: "
+                f"{-num_places % num_ranks} more"
+            )
     if device != "cpu":
         return
-    for name, why in (
-        ("enable_expert_parallel", "its kernel for experts knows only those of its own rank"),
-        ("enable_eplb", "vLLM balances experts on GPUs only"),
+    for is_so, name, why in (
+        (args.get("enable_eplb"), "enable_eplb", "vLLM balances experts on GPUs only"),
+        (
+            args.get("data_parallel_size", 1) > 1 and bool(config.moe_blocks),
+            "data_parallel_size",
+            "vLLM cannot gather the tokens of an expert from there",
+        ),
     ):
-        if args.get(name):
+        if is_so:
             raise ValueError(f"--vllm {name} does not work on CPU: {why}; tensor_parallel_size does")
+
+
+def num_logical(config: ModelConfig, has_pairs: bool) -> int:
+    """Experts of a mixture, of all pools.
+
+    has_pairs: the layer has a pool for pairs, or stands beside such layers and must have as many experts as they:
+        vLLM's balancer takes all layers for alike.
+    """
+    if not has_pairs or config.vl_start is None or config.vl_start > max(config.moe_blocks):
+        return 2 * config.num_experts
+    return 2 * config.num_experts + 1
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -155,4 +181,5 @@ def environment(threads: int) -> dict[str, str]:
         # nothing is sent home
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        OURS: "1",
     }

@@ -47,17 +47,26 @@ def error(theirs: Outputs, ours: Outputs) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(theirs, ours, strict=True)) / scale
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("mixture", 1), ("mixture", 2), ("dense", 1)])
+@pytest.mark.parametrize(
+    ("name", "ranks", "settings"),
+    [
+        ("mixture", 1, ()),
+        ("mixture", 2, ()),
+        ("mixture", 2, (("enable_expert_parallel", "true"),)),
+        ("dense", 1, ()),
+    ],
+)
 def test_ragged_batches_have_our_answers(
     name: str,
     ranks: int,
+    settings: tuple[tuple[str, str], ...],
     checkpoint: Callable[[str], Path],
     ragged_jobs: Callable[[ModelConfig], list[Job]],
 ) -> None:
     path = checkpoint(name)
     runner = Runner.load(path, dtype="fp32", threads=1)
     jobs = ragged_jobs(runner.config)
-    with loaded(EngineOptions(path, dtype="fp32", ranks=ranks)) as vllm:
+    with loaded(EngineOptions(path, dtype="fp32", ranks=ranks, settings=settings)) as vllm:
         assert error(vllm.run(jobs), runner.run(jobs)) < TOLERANCE
         alone = [vllm.run([job])[0] for job in jobs[:5]]
         assert error(alone, runner.run(jobs)[:5]) < TOLERANCE

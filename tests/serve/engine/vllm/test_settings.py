@@ -58,9 +58,10 @@ def test_a_step_holds_the_longest_sequence():
 @pytest.mark.parametrize(
     ("device", "config", "given", "says"),
     [
-        ("cpu", MIXTURE, options(enable_expert_parallel="true"), "only those of its own rank"),
+        ("cpu", MIXTURE, options(data_parallel_size="2"), "data_parallel_size does not work on CPU"),
         ("cpu", MIXTURE, options(enable_expert_parallel="true", enable_eplb="true"), "does not work on CPU"),
         ("cuda", DENSE, options(enable_expert_parallel="true"), "no experts"),
+        ("cuda", MIXTURE, options(ranks=4, enable_eplb="true"), "65 experts a multiple of 4 ranks: 3 more"),
         ("cuda", MIXTURE, options(enable_eplb="true"), "enable_expert_parallel=true"),
         ("cuda", MIXTURE, options(num_redundant_experts="2"), "needs --vllm enable_eplb=true"),
         ("cuda", MIXTURE, options(ranks=2, tensor_parallel_size="2"), "give one of them"),
