@@ -16,6 +16,7 @@ BACKENDS: Mapping[str, str] = {
     "cpu": "vlmoe_kernels.cpu",
     "cpu_native": "vlmoe_kernels.native",
     "triton": "vlmoe_kernels.triton",
+    "vllm": "vlmoe_kernels.vllm_experts",
 }
 
 __all__ = ["BACKENDS", "Backend", "LearningBackend", "Pool", "RoutePlan", "Run", "backend", "make_plan"]

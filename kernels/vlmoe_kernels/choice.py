@@ -31,6 +31,8 @@ def choose_backend(name: str, device: str) -> str:
         raise ValueError(f"backend cpu_native was asked for, but {reason}")
     if name == "triton" and (reason := why_not_triton()):
         raise ValueError(f"backend triton was asked for, but {reason}")
+    if name == "vllm" and (reason := why_not_vllm()):
+        raise ValueError(f"backend vllm was asked for, but {reason}")
     if name != "auto":
         return name
     if device != "cpu":
@@ -94,3 +96,12 @@ def why_not_triton() -> str:
     if reason:
         _log.warning("the GPU kernels in Triton are not used: %s; plain torch runs instead", reason)
     return reason
+
+
+def why_not_vllm() -> str:
+    """Why vLLM's fused MoE cannot be had here, or nothing."""
+    if importlib.util.find_spec("vllm") is None:
+        return 'vLLM is not installed: pip install "vlmoe[vllm]"'
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "torch sees no GPU"
+    return ""

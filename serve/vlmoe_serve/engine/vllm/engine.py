@@ -137,6 +137,9 @@ def _start(args: dict[str, Any]) -> tuple["AsyncLLM", asyncio.AbstractEventLoop]
         return loop.run_until_complete(make()), loop
     except RuntimeError as error:
         raise ValueError(f"vLLM did not start: {error}") from error
+    except BaseException:
+        loop.close()
+        raise
 
 
 def _logit_scale(directory: CheckpointDir) -> float:

@@ -10,6 +10,7 @@ from vllm.transformers_utils.config_parser_base import ConfigParserBase
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.config import ModelConfig
 from vlmoe_serve.engine.vllm import ARCHITECTURE, FORMAT
+from vlmoe_serve.engine.vllm.settings import num_logical
 from vlmoe_serve.engine.vllm.token_ids import TokenIds, longest
 
 
@@ -28,6 +29,10 @@ class VLMoEConfig(PretrainedConfig):
             self.intermediate_size = config.ffn_dim
             self.vocab_size = TokenIds.of(config).size
             self.max_position_embeddings = longest(config)
+            if config.moe_blocks:
+                # vLLM shares experts out only where it is told that there are some
+                self.num_experts = num_logical(config, True)
+                self.num_experts_per_tok = config.top_k
             kwargs["architectures"] = [ARCHITECTURE]
         super().__init__(**kwargs)
 
