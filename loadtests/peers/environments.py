@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_TORCH = "torch==2.13.0"
@@ -27,6 +27,10 @@ class EnvironmentFailed(RuntimeError):
     """An environment cannot be made, with the reason in one line."""
 
 
+class NotInstalled(RuntimeError):
+    """A server that we do not install ourselves is not here, with what to do in one line."""
+
+
 def default_cache() -> Path:
     """Where environments are kept: below the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmoe" / "peers"
@@ -34,10 +38,15 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """All of them. cache: where they lie. torch: what pip is told to install, e.g. with an index of CPU builds."""
+    """All of them.
+
+    cache: where they lie. torch: what pip is told to install, e.g. with an index of CPU builds. given: interpreters by
+    the names of servers that are too large to be installed unasked.
+    """
 
     cache: Path
     torch: str = DEFAULT_TORCH
+    given: Mapping[str, Path] = field(default_factory=dict)
 
     def path(self, name: str, requirements: Sequence[str]) -> Path:
         """Where an environment lies, made or not: another torch, Python or requirement is another one."""
@@ -49,7 +58,12 @@ class Environments:
 
         Raises:
             EnvironmentFailed: pip says no, or brings a torch for GPUs, which would not be the same model's speed.
+            NotInstalled: nothing may be installed (no requirements), and no interpreter was given.
         """
+        if not requirements:
+            if name not in self.given:
+                raise NotInstalled(f"not installed: name an interpreter that has it with --{name}-python")
+            return self.given[name]
         path = self.path(name, requirements)
         python = path / "bin" / "python"
         if (path / _DONE).exists():

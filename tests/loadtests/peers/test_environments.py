@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peers import environments
-from peers.environments import EnvironmentFailed, Environments, default_cache
+from peers.environments import EnvironmentFailed, Environments, NotInstalled, default_cache
 
 
 def test_the_cache_is_the_users(monkeypatch):
@@ -42,6 +42,12 @@ def test_what_pip_says_is_told_and_the_attempt_is_not_taken_for_done(tmp_path):
     with pytest.raises(EnvironmentFailed, match=r"No matching distribution found for no-such-torch==0\.0\.0"):
         made.python("one", ["a==1"])
     assert not (made.path("one", ["a==1"]) / "installed").exists()
+
+
+def test_what_is_not_installed_unasked_is_given_or_not_there(tmp_path):
+    with pytest.raises(NotInstalled, match="name an interpreter that has it with --vllm-python"):
+        Environments(tmp_path).python("vllm", [])
+    assert Environments(tmp_path, given={"vllm": Path("/v")}).python("vllm", []) == Path("/v")
 
 
 def test_a_torch_for_gpus_is_refused(tmp_path):

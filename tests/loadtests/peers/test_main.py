@@ -16,6 +16,13 @@ def test_a_table_needs_no_server(tmp_path, capsys):
     assert (tmp_path / "table.md").read_text() + "\n" == told
 
 
+def test_a_server_that_is_not_installed_is_told_in_the_table(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--only", "vllm", "--capacity", "100", "--rounds", "1"]
+    assert main([*arguments, "--vllm-python", str(tmp_path / "none")]) == 0
+    assert "- vllm: not installed: " in capsys.readouterr().out
+    assert Results.read(tmp_path / "results.json").trials == []
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path, capsys):
     results = Results(capacity=250.0)
     results.add(Trial(0, "mosec", "0.9.8", FIGURES))
