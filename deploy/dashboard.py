@@ -164,6 +164,12 @@ ROWS: dict[str, list[Panel]] = {
             description="The share of its time that an engine spends in the network.",
         ),
         Panel(
+            "Browned out",
+            "short",
+            {"{{instance}} {{model}}": "vlmoe_brownout{SELECT}"},
+            description="1 while a model answers in a cheaper routing mode because it is overloaded.",
+        ),
+        Panel(
             "Tokens",
             "short",
             {"{{model}} a second": "sum by (model) (rate(vlmoe_batch_tokens_sum{SELECT}[RATE]))"},

@@ -53,7 +53,7 @@ class Block(nn.Module):
         x_TD, normed_TD = self.norm1.add(x_TD, y_TD, packed.modality)
         y_TD = self._residual(self.attn(normed_TD, packed, bias), self.scale1, packed)
         x_TD, normed_TD = self.norm2.add(x_TD, y_TD, tokens)
-        return x_TD, self._residual(self.ffn(normed_TD, tokens, log), self.scale2, packed)
+        return x_TD, self._residual(self.ffn(normed_TD, tokens, log, packed.mode), self.scale2, packed)
 
     def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:
         if scale is not None:

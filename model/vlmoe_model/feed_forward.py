@@ -23,6 +23,7 @@ from vlmoe_model.layers import give_up, init_weight
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 from vlmoe_model.routing.router import capacity
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 
 # pool and number
 ExpertKey = tuple[str, int]
@@ -202,35 +203,48 @@ class FeedForward(nn.Module):
             plan = make_plan(nobody, None, sum(self.sizes))
             self.dispatch(torch.empty(0, self.dim, dtype=self.op_dtype, device=device), plan, self.op)
 
-    def forward(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None, mode: RoutingMode = DEFAULT
+    ) -> Tensor:
         """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""
-        if self.routed_op is not None and log is None:
-            return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens))
-        plan = self.route(x_TD, tokens, log) if self.is_moe else tokens.plan
+        if self.routed_op is not None and log is None and self._backend_routes(mode):
+            return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens, mode))
+        plan = self.route(x_TD, tokens, log, mode) if self.is_moe else tokens.plan
         if self.observe is not None:
             self.observe(plan.sizes[: self.num_routed])
         op = self.op or self.learning_ffn(self._pools(), self.eps)
         return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
 
-    def _limits(self, tokens: Tokens) -> Tensor | None:
+    def _backend_routes(self, mode: RoutingMode) -> bool:
+        """Whether the backend's own routing can do it."""
+        if not self.is_moe:
+            return True
+        claims = {"drop": False, "priority": True}.get(mode.overflow)
+        by_score = {router.claims_by_score for router in self._routers() if router is not None}
+        return mode.top_k is None and (mode.capacity is None or by_score == {claims})
+
+    def _limits(self, tokens: Tokens, mode: RoutingMode) -> Tensor | None:
         """Slots of every group: int32, or None where nothing is dropped."""
         limits = []
         for router, size, rows_P in zip(self._routers(), self.sizes, tokens.rows, strict=True):
             num_choices = len(rows_P) * self.top_k
+            factor = mode.capacity if router is None or mode.capacity is not None else router.capacity_eval
             if router is None:
                 limits.append(num_choices)
-            elif router.capacity_eval is None:
+            elif factor is None:
                 return None
             else:
-                limits += [capacity(router.capacity_eval, num_choices, size)] * size
+                limits += [capacity(factor, num_choices, size)] * size
         return torch.tensor(limits, dtype=torch.int32).to(tokens.pool_T.device)
 
-    def route(self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None) -> RoutePlan:
+    def route(
+        self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None, mode: RoutingMode = DEFAULT
+    ) -> RoutePlan:
         """Both modalities' tokens in one plan; groups run through the pools in order."""
         groups, gates, rows, first_group = [], [], [], 0
         for name, size, rows_P in zip(self.pools, self.sizes, tokens.rows, strict=True):
             if name in self.routers:
-                routing: Routing = self.routers[name](x_TD.index_select(0, rows_P))
+                routing: Routing = self.routers[name](x_TD.index_select(0, rows_P), mode)
                 if log is not None:
                     log.append(routing)
                 chosen = routing.experts_TK

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vlmoe_model.routing_mode import RoutingMode
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
@@ -30,11 +32,13 @@ class Job:
     """One example and the head that is to answer it.
 
     explain: its output is followed by what the routers chose for it (`explanation.py`).
+    mode: how its tokens find experts; None leaves that to whoever runs it.
     """
 
     head: str
     example: Example
     explain: bool = False
+    mode: RoutingMode | None = None
 
     def num_tokens(self, patch_size: int) -> tuple[int, int]:
         """(image tokens, text tokens) of this job; an image has one token a patch and one [I_CLS]."""

@@ -19,6 +19,7 @@ from vlmoe_kernels import RoutePlan, Run, make_plan
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Job
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 
 # feed-forward pools, in the order of their groups
 POOLS = ("V", "T", "VL")
@@ -87,13 +88,14 @@ class Packed:
     """One batch.
 
     jobs[i]: which job the i-th packed sequence is. modality: pools V and T, for what is below `vl_start`, and for
-    attention. fused: pools V, T and VL, for the feed-forward layers from `vl_start` on.
+    attention. fused: pools V, T and VL, for the feed-forward layers from `vl_start` on. mode: how all of them route.
     """
 
     runs: tuple[SequenceRun, ...]
     jobs: tuple[int, ...]
     modality: Tokens
     fused: Tokens
+    mode: RoutingMode = DEFAULT
 
     @property
     def num_tokens(self) -> int:
@@ -106,8 +108,13 @@ class Packed:
         return tuple(Run(run.num_sequences, run.length) for run in self.runs)
 
 
-def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = "cpu") -> Packed:
-    """Sort jobs into runs of equal shape.
+def pack(
+    jobs: Sequence[Job],
+    config: ModelConfig,
+    device: torch.device | str = "cpu",
+    mode: RoutingMode = DEFAULT,
+) -> Packed:
+    """Sort jobs into runs of equal shape, all to be routed in one mode.
 
     Raises:
         ValueError: no jobs.
@@ -126,7 +133,7 @@ def pack(jobs: Sequence[Job], config: ModelConfig, device: torch.device | str = 
     for key in sorted(members):
         runs.append(_run(key, [jobs[i] for i in members[key]], config, device))
         order += members[key]
-    return assemble(runs, order)
+    return assemble(runs, order, mode)
 
 
 def check_job(job: Job, config: ModelConfig) -> None:
@@ -150,7 +157,7 @@ def check_job(job: Job, config: ModelConfig) -> None:
             raise InputError(f"token ids must be in [0, {config.vocab_size - 1}], got {tokens.tolist()}")
 
 
-def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
+def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int], mode: RoutingMode = DEFAULT) -> Packed:
     """A batch from finished runs; the trainer, which augments images as tensors, enters here."""
     device = next(t.device for run in runs for t in (run.images, run.tokens) if t is not None)
     modality_T, fused_T = [], []
@@ -164,7 +171,7 @@ def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int]) -> Packed:
     fused = Tokens.of(torch.cat(fused_T), len(POOLS))
     if device.type != "cpu":
         modality, fused = modality.to(device), fused.to(device)
-    return Packed(tuple(runs), tuple(jobs), modality, fused)
+    return Packed(tuple(runs), tuple(jobs), modality, fused, mode)
 
 
 def _run(

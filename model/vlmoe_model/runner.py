@@ -27,6 +27,7 @@ from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import Packed, pack
 from vlmoe_model.routing import Routing
 from vlmoe_model.routing.explain import routes_of
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 from vlmoe_model.sharing import Layer, adopt, sources_of
 
 Dtype = Literal["auto", "fp32", "bf16"]
@@ -38,7 +39,8 @@ class Runner:
     """The network of one checkpoint, packed for inference.
 
     An output depends on its job alone: on CPU bit for bit the same in every batch, at equal dtype and threads, unless
-    the checkpoint asks for an eval capacity. The runner takes the network's weights over.
+    the checkpoint asks for an eval capacity, or the runner or the job for a routing mode with one. The runner takes the
+    network's weights over. mode: how jobs are routed that do not say.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Runner:
         dtype: str,
         backend_name: str,
         group: Group | None = None,
+        mode: RoutingMode = DEFAULT,
     ) -> None:
         self.directory = directory
         self.config: ModelConfig = directory.config
         self.device = device
         self.dtype = dtype
         self.backend = backend_name
+        self.mode = mode
         # of the whole model, whatever part of it lies here
         self.num_parameters = count_parameters(directory.config)
         # what other checkpoints of a family may use as theirs
@@ -78,6 +82,7 @@ class Runner:
         split: Split = nearest_copy,
         movable: bool = False,
         family: Sequence["Runner"] = (),
+        mode: RoutingMode = DEFAULT,
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
 
@@ -92,6 +97,7 @@ class Runner:
             split: of tokens over an expert's copies, the same on every rank.
             movable: a group's experts may be moved later (`moving.py`).
             family: runners in this process; feed-forward layers that come from the same bytes as theirs are theirs.
+            mode: how jobs are routed that do not say.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
@@ -121,7 +127,15 @@ class Runner:
         network.load_state_dict(
             {name: state.pop(name).float() for name in own}, assign=True, strict=not adopted
         )
-        runner = cls(directory, network, device=device, dtype=chosen, backend_name=backend_name, group=group)
+        runner = cls(
+            directory,
+            network,
+            device=device,
+            dtype=chosen,
+            backend_name=backend_name,
+            group=group,
+            mode=mode,
+        )
         for name, source in sources.items():
             module = network.get_submodule(name)
             assert isinstance(module, FeedForward)
@@ -160,7 +174,7 @@ class Runner:
         """One forward pass over jobs of any heads and shapes.
 
         Args:
-            jobs: what to answer.
+            jobs: what to answer, all in one routing mode.
             observe: told afterwards what the routers of every mixture block chose.
 
         Returns:
@@ -169,14 +183,19 @@ class Runner:
             its own when the others have some.
 
         Raises:
-            ValueError: a job's inputs do not fit its head.
+            ValueError: a job's inputs do not fit its head, or jobs of several routing modes.
             KeyError: a job names an unknown head.
             GroupError: another rank was lost.
         """
         if not jobs and self._group is not None:
             self._network.take_part(self.device)
             return []
-        packed = pack(jobs, self.config, self.device)
+        modes = {self.mode if job.mode is None else job.mode for job in jobs} or {self.mode}
+        if len(modes) > 1:
+            raise ValueError(
+                f"one forward pass has one routing mode, got {sorted(mode.name for mode in modes)}"
+            )
+        packed = pack(jobs, self.config, self.device, modes.pop())
         log: list[Routing] | None = [] if observe is not None or any(job.explain for job in jobs) else None
         rows = [row for output in _fetch(self._network(packed, log)) for row in output]
         if observe is not None and log is not None:

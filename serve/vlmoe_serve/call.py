@@ -21,6 +21,7 @@ class Timings:
 
     encode_ms: decoding and tokenising, with the wait for a thread. queue_ms: waiting for a batch.
     forward_ms: the batch in the engine. batch_tokens: size of the largest batch that an input shared.
+    routing_mode: in which one of the inputs was answered at least; "" if all were routed as usual.
     """
 
     model_id: str = ""
@@ -28,9 +29,18 @@ class Timings:
     queue_ms: float = 0.0
     forward_ms: float = 0.0
     batch_tokens: int = 0
+    routing_mode: str = ""
 
-    def add(self, encode_ms: float, queue_ms: float, forward_ms: float, batch_tokens: int) -> None:
+    def add(
+        self,
+        encode_ms: float,
+        queue_ms: float,
+        forward_ms: float,
+        batch_tokens: int,
+        routing_mode: str = "",
+    ) -> None:
         """Another input's phases."""
+        self.routing_mode = self.routing_mode or routing_mode
         self.encode_ms = max(self.encode_ms, encode_ms)
         self.queue_ms = max(self.queue_ms, queue_ms)
         self.forward_ms = max(self.forward_ms, forward_ms)
@@ -41,12 +51,14 @@ class Timings:
         if not self.model_id:
             # nothing of the call reached an engine
             return {}
+        mode = {"x-routing-mode": self.routing_mode} if self.routing_mode else {}
         return {
             "x-model-id": self.model_id,
             "x-encode-ms": f"{self.encode_ms:.3f}",
             "x-queue-ms": f"{self.queue_ms:.3f}",
             "x-forward-ms": f"{self.forward_ms:.3f}",
             "x-batch-tokens": str(self.batch_tokens),
+            **mode,
         }
 
 

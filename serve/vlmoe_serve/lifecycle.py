@@ -19,6 +19,7 @@ from typing import Any
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
 from vlmoe_serve.batching.batcher import Batcher, BatcherOptions
+from vlmoe_serve.brownout import Brownout, Thresholds
 from vlmoe_serve.catalog.family import Family, families
 from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.catalog.models import Models, ServedModel
@@ -113,6 +114,7 @@ async def serve(options: Options) -> None:
                 options.allow_url_host, max_bytes=options.max_body_bytes, on_fetched=metrics.on_fetched
             ),
             traces=traces,
+            brownout=_brownout(options, metrics),
         )
         # whoever holds a model keeps its engine
         models.clear()
@@ -180,6 +182,12 @@ def _grpc_server(
         raise StartError(str(error)) from error
 
 
+def _brownout(options: Options, metrics: Metrics) -> Brownout | None:
+    if options.brownout_mode is None:
+        return None
+    return Brownout(options.brownout_mode, Thresholds.of(options.max_queue_ms), metrics.on_brownout)
+
+
 def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
     """Each with an engine of its own, but for those that share weights and can share one."""
     names = [choice.name for choice in options.model]
@@ -200,6 +208,7 @@ def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
                 device=options.device,
                 dtype=options.dtype,
                 threads=options.threads,
+                mode=options.routing_mode,
             ),
             BatcherOptions(max_queue_ms=options.max_queue_ms),
             observer=metrics.observer("+".join(names[position] for position in positions)),
@@ -229,6 +238,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             placement=placement,
             trace_dir=trace_dir,
             settings=options.vllm,
+            mode=options.routing_mode,
         ),
         BatcherOptions(max_queue_ms=options.max_queue_ms),
         observer=metrics.observer(name),
@@ -257,6 +267,7 @@ def _watch(service: Service) -> None:
         "model",
         lambda: {m.name: m.batcher.alive for m in service.models},
     )
+    watch("brownout", "1 while a model answers in a cheaper routing mode.", "model", service.browned_out)
     service.metrics.watch_caches(
         lambda: {"images": service.pictures.stats, "embeddings": service.embeddings.stats}
     )

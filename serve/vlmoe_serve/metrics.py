@@ -90,6 +90,18 @@ class Metrics:
         self._restarts = Counter(
             "vlmoe_engine_restarts", "Engine processes that had to be replaced.", ["model"], registry=registry
         )
+        self._rerouted = Counter(
+            "vlmoe_routing_mode_jobs",
+            "Sequences that were not routed as the checkpoint does by itself, by how they were.",
+            ["model", "mode"],
+            registry=registry,
+        )
+        self._brownout_switches = Counter(
+            "vlmoe_brownout_switches",
+            "How often a model's brownout began (on) and ended (off).",
+            ["model", "to"],
+            registry=registry,
+        )
         self._model_info = Gauge(
             "vlmoe_model_info",
             "1 for each model that is served.",
@@ -136,6 +148,14 @@ class Metrics:
     def on_encoded(self, encode_ms: float) -> None:
         """An input is ready for the network."""
         self._encode_seconds.observe(encode_ms / 1000)
+
+    def on_brownout(self, model: str, on: bool) -> None:
+        """A model's brownout has begun or ended."""
+        self._brownout_switches.labels(model, "on" if on else "off").inc()
+
+    def on_rerouted(self, model: str, mode: str, num_jobs: int) -> None:
+        """Sequences were answered in a routing mode."""
+        self._rerouted.labels(model, mode).inc(num_jobs)
 
     def on_model(self, name: str, info: EngineInfo) -> None:
         """A model is ready."""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from vlmoe_serve.cores import num_cores
-from vlmoe_serve.options import DEFAULTS, OPTIONS, Options
+from vlmoe_serve.options import DEFAULTS, OPTIONS, Options, read_switch
 
 ENV_PREFIX = "VLMOE_SERVE_"
 
@@ -111,6 +111,9 @@ def _read(name: str, given: object, where: str) -> object:
         raise UsageError(f"{where}: takes one value, got {len(items)}")
     parsed = []
     for item in items:
+        if isinstance(item, bool) and option.read is read_switch:
+            # what YAML makes of on and off
+            item = "on" if item else "off"
         if isinstance(item, bool) or not isinstance(item, str | int | float):
             raise UsageError(f"{where}: takes a text or a number, got {item!r}")
         try:

@@ -8,11 +8,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
+
+from vlmoe_model.routing_mode import DEFAULT, MAX_CAPACITY, MIN_CAPACITY, OVERFLOWS, Overflow, RoutingMode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # of the gRPC door, where 0 is taken
 ANY_PORT = -1
+# of `--brownout on` alone
+BROWNOUT_CAPACITY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,11 @@ def _choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def read_switch(text: str) -> str:
+    """`on` or `off`, or what programs that write YAML make of them."""
+    return _choice("off", "on")({"true": "on", "false": "off"}.get(text.lower(), text))
+
+
 def _threads(text: str) -> int:
     return 0 if text == "auto" else _whole(1, 1024)(text)
 
@@ -149,6 +158,37 @@ class Options:
             _whole(1, 64), "N", "processes, each with its own GPU if there are any, that share the experts"
         ),
     ] = 1
+    capacity: Annotated[
+        float | None,
+        Option(
+            _number(MIN_CAPACITY, MAX_CAPACITY),
+            "FACTOR",
+            "slots of an expert, as a factor of an even share of a batch's tokens: faster below 1, and answers depend "
+            "on what they are batched with",
+            shown="none",
+        ),
+    ] = None
+    overflow: Annotated[
+        str,
+        Option(
+            _choice(*OVERFLOWS),
+            "NAME",
+            "who gets an expert's slots: drop (the first), priority (the highest scores), or reroute (likewise, and "
+            "the others try their next best expert)",
+        ),
+    ] = "priority"
+    experts_per_token: Annotated[
+        int | None,
+        Option(_whole(1, 4096), "N", "experts of a token at most", shown="the checkpoint's"),
+    ] = None
+    brownout: Annotated[
+        str,
+        Option(
+            read_switch,
+            "off/on",
+            "on: capacity, overflow and experts-per-token hold only under overload, and not for embeddings",
+        ),
+    ] = "off"
     placement: Annotated[
         str | None,
         Option(
@@ -252,6 +292,24 @@ class Options:
     drain_s: Annotated[
         float, Option(_number(0, 3600), "SECONDS", "how long SIGTERM waits for requests in flight")
     ] = 25.0
+
+    @property
+    def routing_mode(self) -> RoutingMode:
+        """The mode in which everything is answered."""
+        return DEFAULT if self.brownout == "on" else self._described
+
+    @property
+    def brownout_mode(self) -> RoutingMode | None:
+        """The mode in which is answered under overload; None for no other one."""
+        if self.brownout == "off":
+            return None
+        if self.capacity is None and self.experts_per_token is None:
+            return RoutingMode(BROWNOUT_CAPACITY, cast(Overflow, self.overflow))
+        return self._described
+
+    @property
+    def _described(self) -> RoutingMode:
+        return RoutingMode(self.capacity, cast(Overflow, self.overflow), self.experts_per_token)
 
     @property
     def max_body_bytes(self) -> int:

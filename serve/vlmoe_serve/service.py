@@ -9,13 +9,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.answers import ErrorAnswer, ErrorBody, Result
 from vlmoe_serve.batching.ticket import Work
+from vlmoe_serve.brownout import Brownout
 from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.models import Models, ServedModel
 from vlmoe_serve.encoding.embedding_cache import EmbeddingCache
@@ -75,6 +76,7 @@ class Service:
         cache_bytes: int = 0,
         url_images: UrlImages | None = None,
         traces: Traces | None = None,
+        brownout: Brownout | None = None,
     ) -> None:
         self.models = models
         self.collections = collections
@@ -86,6 +88,7 @@ class Service:
         self.in_flight = InFlight()
         self.lobby = Lobby()
         self._encode_pool = encode_pool
+        self._brownout = brownout
         self.url_images = url_images or UrlImages()
         # a vector is a hundredth of a picture, and saves more
         self.embeddings = EmbeddingCache(cache_bytes // _EMBEDDINGS_SHARE)
@@ -119,6 +122,19 @@ class Service:
         raise min(refusals, key=lambda refusal: refusal.retry_after_s)
 
     def _seat(self, model: ServedModel, call: Call) -> Seat:
+        if self._brownout is None:
+            return self._admitted(model, call)
+        try:
+            seat = self._admitted(model, call)
+        except Overloaded:
+            # nobody is helped by a faster engine where decoding is what takes long
+            refused = model.batcher.wait_ms() >= self._encode_pool.wait_ms
+            self._brownout.observe(model.name, time.monotonic(), model.batcher.wait_ms(), refused=refused)
+            raise
+        self._brownout.observe(model.name, time.monotonic(), model.batcher.wait_ms())
+        return seat
+
+    def _admitted(self, model: ServedModel, call: Call) -> Seat:
         promised_ms = model.batcher.check_admission(
             call.priority,
             call.deadline_s,
@@ -128,6 +144,14 @@ class Service:
             margin_ms=self.lobby.lateness.margin_ms,
         )
         return self.lobby.enter(call.priority, call.deadline_s, promised_ms)
+
+    def browned_out(self) -> Mapping[str, float]:
+        """1 for each model that is browned out now, 0 for the others; empty where none can be."""
+        if self._brownout is None or not self.started:
+            return {}
+        for model in self.models:
+            self._brownout.observe(model.name, time.monotonic(), model.batcher.wait_ms())
+        return {model.name: float(self._brownout.states()[model.name]) for model in self.models}
 
     def admit_started(self) -> None:
         """Whether models are there at all.
@@ -238,11 +262,17 @@ class Service:
             cached = len(jobs) - len(missing)
             trace_encoded(trace, model.name, start_s, encoded_s, jobs=len(jobs), cached=cached)
         if missing:
+            mode = model.info.facts.routing_mode
+            if self._brownout is not None:
+                wanted, browned_out = self._brownout.applied(model, wanted)
+                mode = browned_out or mode
             submitted_s = time.monotonic()
             outcome = await model.batcher.submit(
                 wanted, priority=call.priority, deadline_s=call.deadline_s, admitted=True
             )
-            call.timings.add(0.0, outcome.queue_ms, outcome.forward_ms, outcome.batch_tokens)
+            call.timings.add(0.0, outcome.queue_ms, outcome.forward_ms, outcome.batch_tokens, mode)
+            if mode:
+                self.metrics.on_rerouted(model.name, mode, len(wanted))
             if trace is not None:
                 trace_computed(trace, model.name, submitted_s, len(wanted), outcome)
             for position, output in zip(missing, outcome.outputs, strict=True):

@@ -14,6 +14,7 @@ from vlmoe_model.explanation import from_numbers
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import pack
+from vlmoe_model.routing_mode import DEFAULT, OVERFLOWS, Overflow, RoutingMode
 from vlmoe_model.runner import Runner, choose_device, choose_dtype, has_native_bf16
 from vlmoe_model.tokenizer import Tokenizer
 
@@ -207,3 +208,32 @@ def test_a_job_that_asks_for_its_routes_gets_them_behind_its_output(
         assert layer.layer == 1
         assert (layer.experts_TK >= 0).all()
         assert np.array_equal(runner.run([job])[0], answer)
+
+
+def test_a_mode_of_the_runner_or_of_the_job(
+    path: Path, config: ModelConfig, mixed_jobs: Callable[[ModelConfig], list[Job]]
+) -> None:
+    mode, jobs = RoutingMode(0.25, "drop"), mixed_jobs(config)
+    plain, limited = Runner.load(path, dtype="fp32"), Runner.load(path, dtype="fp32", mode=mode)
+    own, in_mode = plain.run(jobs), limited.run(jobs)
+    asked = plain.run([dataclasses.replace(job, mode=mode) for job in jobs])
+    exempt = limited.run([dataclasses.replace(job, mode=DEFAULT) for job in jobs])
+    assert any(not np.array_equal(a, b) for a, b in zip(own, in_mode, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(in_mode, asked, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(own, exempt, strict=True))
+    with pytest.raises(ValueError, match="one forward pass has one routing mode, got"):
+        plain.run([jobs[0], dataclasses.replace(jobs[1], mode=mode)])
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_a_token_without_an_expert_shows_in_its_routes(
+    path: Path, config: ModelConfig, build_job: Callable[..., Job], overflow: Overflow
+) -> None:
+    """A picture alone: 5 tokens, 4 experts, so one slot each."""
+    job = dataclasses.replace(build_job(config, "shapes"), explain=True, mode=RoutingMode(0.5, overflow))
+    answer = Runner.load(path, dtype="fp32").run([job])[0]
+    (layer,) = from_numbers(answer[2:], config, 5)
+    experts = layer.experts_TK[:, 0]
+    assert max(np.bincount(experts[experts >= 0], minlength=4)) == 1
+    assert (experts < 0).sum() >= 1
+    assert (layer.gates_TK[experts < 0] == 0).all()

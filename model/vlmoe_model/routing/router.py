@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from vlmoe_kernels import Backend
 from vlmoe_kernels.ops import LinearOp
 from vlmoe_model.layers import give_up, init_weight
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
+
+# how many experts beside its own choices a token may try: each try is a sort, and the liking falls off fast
+MAX_REROUTES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +69,8 @@ class Router(nn.Module):
         self.op = backend.linear(self.weight.float(), None)
         give_up(self, "weight")
 
-    def forward(self, x_TD: Tensor) -> Routing:
-        """Route the rows of one pool."""
+    def forward(self, x_TD: Tensor, mode: RoutingMode = DEFAULT) -> Routing:
+        """Route the rows of one pool; `mode` is for inference."""
         with torch.autocast(x_TD.device.type, enabled=False):
             x_TD = x_TD.float()
             logits_TE = F.linear(x_TD, self.weight.float()) if self.op is None else self.op(x_TD)
@@ -75,7 +79,19 @@ class Router(nn.Module):
             # stable sort, not topk: equal scores go to the lowest index everywhere
             gates_TE, experts_TE = noisy_TE.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
         # the gate is not renormalised: at k = 1 that would cut the router's task gradient to zero
-        gates_TK, experts_TK = gates_TE[:, : self.top_k], experts_TE[:, : self.top_k]
+        top_k = self.top_k if mode.top_k is None else min(self.top_k, mode.top_k)
+        gates_TK, experts_TK = gates_TE[:, :top_k], experts_TE[:, :top_k]
+        if mode.capacity is not None:
+            limit = capacity(mode.capacity, experts_TK.numel(), self.num_experts)
+            first_T = in_order(gates_TK) if mode.overflow == "drop" else by_score(gates_TK)
+            if mode.overflow == "reroute":
+                ranks_TK = reroute(experts_TE, top_k, first_T, limit)
+                taken_TK = ranks_TK.clamp_min(0)
+                gates_TK = gates_TE.gather(1, taken_TK)
+                experts_TK = torch.where(ranks_TK < 0, -1, experts_TE.gather(1, taken_TK))
+            else:
+                experts_TK = drop_over_capacity(experts_TK, first_T, limit)
+            return Routing(gates_TK, experts_TK, logits_TE, noisy_TE, noise_std)
         factor = self.capacity_train if self.training else self.capacity_eval
         if factor is not None:
             limit = capacity(factor, experts_TK.numel(), self.num_experts)
@@ -94,7 +110,7 @@ class TopKRouter(Router):
 
     def priority(self, gates_TK: Tensor) -> Tensor:
         """First come, first served."""
-        return torch.arange(gates_TK.shape[0], device=gates_TK.device)
+        return in_order(gates_TK)
 
 
 class BatchPriorityRouter(Router):
@@ -104,7 +120,17 @@ class BatchPriorityRouter(Router):
 
     def priority(self, gates_TK: Tensor) -> Tensor:
         """Highest score first; ties in order of the batch."""
-        return gates_TK[:, 0].argsort(descending=True, stable=True)
+        return by_score(gates_TK)
+
+
+def in_order(gates_TK: Tensor) -> Tensor:
+    """Tokens as they stand in the batch: int64 [T]."""
+    return torch.arange(gates_TK.shape[0], device=gates_TK.device)
+
+
+def by_score(gates_TK: Tensor) -> Tensor:
+    """Tokens by the score of their first choice, highest first; ties in order of the batch: int64 [T]."""
+    return gates_TK[:, 0].argsort(descending=True, stable=True)
 
 
 def capacity(factor: float, num_choices: int, num_experts: int) -> int:
@@ -116,12 +142,37 @@ def drop_over_capacity(experts_TK: Tensor, priority_T: Tensor, limit: int) -> Te
     """Set choices beyond `limit` per expert to -1. All first choices claim their slots before any second one."""
     num_tokens, num_choices = experts_TK.shape
     claims = experts_TK[priority_T].T.flatten()
-    # rank of each claim among the claims on its expert: its place in a stable sort, less where its expert starts
+    kept = torch.where(_places(claims) < limit, claims, -1).view(num_choices, num_tokens).T
+    out = torch.empty_like(experts_TK)
+    out[priority_T] = kept
+    return out
+
+
+def reroute(experts_TE: Tensor, top_k: int, priority_T: Tensor, limit: int) -> Tensor:
+    """Which of its experts each choice goes to, by their rank with the token: int64 [T, K], -1 for none.
+
+    First the `top_k` best are claimed as in `drop_over_capacity`. Then whoever lacks one tries its next best expert, in
+    the same order, and so on, `MAX_REROUTES` times at most; one choice is made good by each try.
+    """
+    num_experts = experts_TE.shape[1]
+    kept_TK = drop_over_capacity(experts_TE[:, :top_k], priority_T, limit)
+    ranks_TK = torch.where(kept_TK < 0, -1, torch.arange(top_k, device=kept_TK.device))
+    room_E = limit - torch.bincount(kept_TK[kept_TK >= 0], minlength=num_experts)
+    for rank in range(top_k, min(num_experts, top_k + MAX_REROUTES)):
+        lacking_T = priority_T[(ranks_TK < 0).any(dim=1)[priority_T]]
+        wanted = experts_TE[lacking_T, rank]
+        found = _places(wanted) < room_E[wanted]
+        happy_T = lacking_T[found]
+        ranks_TK[happy_T, (ranks_TK[happy_T] < 0).int().argmax(dim=1)] = rank
+        room_E = room_E - torch.bincount(wanted[found], minlength=num_experts)
+    return ranks_TK
+
+
+def _places(claims: Tensor) -> Tensor:
+    """The rank of each claim among the claims on its expert, in their order."""
+    # its place in a stable sort, less where its expert starts
     order = claims.argsort(stable=True)
     starts = torch.searchsorted(claims[order], claims)
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)
-    kept = torch.where(places - starts < limit, claims, -1).view(num_choices, num_tokens).T
-    out = torch.empty_like(experts_TK)
-    out[priority_T] = kept
-    return out
+    return places - starts

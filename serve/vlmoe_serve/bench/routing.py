@@ -8,7 +8,6 @@ what training is made to reach.
 
 import dataclasses
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +16,17 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.network import VLMoE
 from vlmoe_model.routing import Router, Routing
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 
 
 class EvenRouter(Router):
     """Scores and gates as ever, and their cost; experts in turn, in an order that looks random."""
 
-    def forward(self, x_TD: Tensor, *told: Any) -> Routing:
-        """Route the rows of one pool; told: whatever else a router is."""
-        routing = super().forward(x_TD, *told)
-        return dataclasses.replace(routing, experts_TK=even(x_TD.shape[0], self.top_k, self.num_experts))
+    def forward(self, x_TD: Tensor, mode: RoutingMode = DEFAULT) -> Routing:
+        """Route the rows of one pool."""
+        routing = super().forward(x_TD, mode)
+        top_k = routing.experts_TK.shape[1]
+        return dataclasses.replace(routing, experts_TK=even(x_TD.shape[0], top_k, self.num_experts))
 
 
 @functools.lru_cache(maxsize=256)

@@ -33,6 +33,9 @@ class EmbeddingCache:
         if not self._cache or job.explain or model.config.head(job.head).task != "contrastive":
             return None
         info, example = model.info, job.example
+        if job.mode is not None or info.facts.routing_mode:
+            # it follows from the batch too
+            return None
         key = hashlib.sha256("\0".join((info.model_id, info.dtype, info.device, job.head)).encode())
         for part in (example.image, example.tokens):
             key.update(b"\0none" if part is None else f"\0{part.shape} {part.dtype}\0".encode())

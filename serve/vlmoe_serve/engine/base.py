@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_model.inputs import Job
+from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.placement.placement import Placement
 
@@ -20,7 +21,7 @@ class EngineOptions:
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
     of them holds which experts; None for even shares. trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
-    settings: names and values that are an engine's own.
+    settings: names and values that are an engine's own. mode: how jobs are routed that do not say.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class EngineOptions:
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
+    mode: RoutingMode = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class EngineFacts:
 
     space_id: of its embeddings; None without a contrastive head. logit_scale: temperature of the contrastive
     head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted. backend: the kernels
-    that run; after a restart these may be others, and it is the same engine all the same. members: of an engine with
-    several checkpoints, each one's own facts.
+    that run; after a restart these may be others, and it is the same engine all the same. routing_mode: name of the way
+    in which jobs are routed that do not say, where answers depend on their batch; "" elsewhere. members: of an engine
+    with several checkpoints, each one's own facts.
     """
 
     model_id: str
@@ -52,6 +55,7 @@ class EngineFacts:
     num_parameters: int
     patch_size: int
     backend: str = field(compare=False)
+    routing_mode: str = ""
     members: tuple["EngineFacts", ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from vlmoe_model.routing_mode import DEFAULT
 from vlmoe_serve.engine.vllm import settings
 from vlmoe_serve.options import Options
 
@@ -24,4 +25,8 @@ def check_engine(options: Options) -> None:
     ):
         if is_given:
             raise ValueError(f"{name} is for --engine torch: vLLM places experts by itself")
+    if options.routing_mode != DEFAULT or options.brownout_mode is not None:
+        raise ValueError(
+            "--capacity, --experts-per-token and --brownout are for --engine torch: vLLM routes in one way"
+        )
     settings.parse(options.vllm)

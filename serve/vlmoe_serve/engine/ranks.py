@@ -201,6 +201,7 @@ def load_share(options: EngineOptions, descriptors: Descriptors, port: int) -> R
         group=_join(options, descriptors, port),
         holdings=None if options.placement is None else holdings_of(options.placement),
         split=split_by_counts(options.ranks),
+        mode=options.mode,
     )
 
 

@@ -14,6 +14,7 @@ from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
+from vlmoe_model.routing_mode import RoutingMode
 from vlmoe_model.runner import DTYPES, Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
@@ -50,9 +51,9 @@ class TorchEngine:
         """One packed forward; one more for jobs that must not share it."""
         return run_apart(jobs, self._kind, self._forward)
 
-    def _kind(self, job: Job) -> bool:
+    def _kind(self, job: Job) -> tuple[RoutingMode | None, bool]:
         # a backend that routes by itself is asked for what it chose in another way, which others must not notice
-        return job.explain and self._routes_itself
+        return job.mode, job.explain and self._routes_itself
 
     def _forward(self, jobs: Sequence[Job]) -> Sequence[npt.NDArray[np.float32]]:
         tracer = self._tracer if self._is_warm else None
@@ -112,6 +113,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
                 dtype=dtype,
                 threads=options.threads,
                 family=[one.runner for one in family if isinstance(one.runner, Runner)],
+                mode=options.mode,
             )
             if options.ranks == 1
             else ranks.load(options)
@@ -122,13 +124,15 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
         runner,
         EngineFacts(
             model_id=model,
-            space_id=space,
+            # the checkpoint's own capacity is part of its space already
+            space_id=space if space is None else options.mode.space(space, runner.config),
             logit_scale=runner.logit_scale,
             dtype=runner.dtype,
             device=runner.device,
             num_parameters=runner.num_parameters,
             patch_size=runner.config.patch_size,
             backend=runner.backend,
+            routing_mode=options.mode.on(runner.config).name,
         ),
         tracer,
     )

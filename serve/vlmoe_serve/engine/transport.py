@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_model.inputs import Example, Job
+from vlmoe_model.routing_mode import RoutingMode
 
 # Cache lines, and more than any dtype needs.
 _ALIGN = 64
@@ -37,6 +38,7 @@ class JobRef(NamedTuple):
     image: ArrayRef | None
     tokens: ArrayRef | None
     explain: bool = False
+    mode: RoutingMode | None = None
 
 
 class Arena:
@@ -64,7 +66,8 @@ class Arena:
             return placed[id(array)][0]
 
         refs = tuple(
-            JobRef(job.head, place(job.example.image), place(job.example.tokens), job.explain) for job in jobs
+            JobRef(job.head, place(job.example.image), place(job.example.tokens), job.explain, job.mode)
+            for job in jobs
         )
         memory = self._grown_to(end)
         for ref, array in placed.values():
@@ -104,7 +107,7 @@ class ArenaView:
             # The old map is left to the garbage collector: a view of it may still be alive.
             self._map = mmap.mmap(self._fd, 0)
         return [
-            Job(ref.head, Example(self._image(ref.image), self._tokens(ref.tokens)), ref.explain)
+            Job(ref.head, Example(self._image(ref.image), self._tokens(ref.tokens)), ref.explain, ref.mode)
             for ref in refs
         ]
 

@@ -164,4 +164,5 @@ def _timings(call: Call) -> Fields | None:
         "queue_ms": timings.queue_ms,
         "forward_ms": timings.forward_ms,
         "batch_tokens": timings.batch_tokens,
+        "routing_mode": timings.routing_mode or None,
     }

@@ -111,7 +111,13 @@ class Stream:
             if times.model_id:
                 total = self._call.timings
                 total.model_id = total.model_id or times.model_id
-                total.add(times.encode_ms, times.queue_ms, times.forward_ms, times.batch_tokens)
+                total.add(
+                    times.encode_ms,
+                    times.queue_ms,
+                    times.forward_ms,
+                    times.batch_tokens,
+                    times.routing_mode,
+                )
         finally:
             self._window.leave(len(content))
 

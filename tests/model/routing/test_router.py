@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from vlmoe_kernels import backend
 from vlmoe_model.routing import BatchPriorityRouter, Router, TopKRouter
-from vlmoe_model.routing.router import capacity, drop_over_capacity
+from vlmoe_model.routing.router import MAX_REROUTES, capacity, drop_over_capacity, reroute
+from vlmoe_model.routing_mode import DEFAULT, OVERFLOWS, Overflow, RoutingMode
 
 # T = tokens, E = experts
 
@@ -172,3 +173,85 @@ def test_gates_have_a_gradient_at_one_choice() -> None:
     assert router.weight.grad is not None
     assert math.isfinite(router.weight.grad.norm())
     assert router.weight.grad.norm() > 0.01
+
+
+@st.composite
+def wishes(draw: st.DrawFn) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+    """Every expert by each token's liking, choices, who goes first, and slots."""
+    num_experts, num_tokens = draw(st.integers(1, 6)), draw(st.integers(0, 15))
+    rows = [draw(st.permutations(range(num_experts))) for _ in range(num_tokens)]
+    experts_TE = torch.tensor(rows, dtype=torch.int64).view(num_tokens, num_experts)
+    priority_T = torch.tensor(draw(st.permutations(range(num_tokens))), dtype=torch.int64)
+    return experts_TE, draw(st.integers(1, min(3, num_experts))), priority_T, draw(st.integers(1, 5))
+
+
+@given(wishes())
+@settings(max_examples=150, deadline=None)
+def test_rerouting_is_what_a_loop_over_claims_does(case: tuple[torch.Tensor, int, torch.Tensor, int]) -> None:
+    experts_TE, top_k, priority_T, limit = case
+    num_tokens, num_experts = experts_TE.shape
+    expected, used = torch.full((num_tokens, top_k), -1), [0] * num_experts
+
+    def claim(token: int, k: int, rank: int) -> None:
+        expert = int(experts_TE[token, rank])
+        if used[expert] < limit:
+            used[expert] += 1
+            expected[token, k] = rank
+
+    for k in range(top_k):
+        for token in priority_T.tolist():
+            claim(token, k, k)
+    for rank in range(top_k, min(num_experts, top_k + MAX_REROUTES)):
+        for token in priority_T.tolist():
+            lacking = (expected[token] < 0).nonzero()
+            if len(lacking):
+                claim(token, int(lacking[0]), rank)
+    found = reroute(experts_TE, top_k, priority_T, limit)
+    assert torch.equal(found, expected)
+    # nobody has an expert twice
+    for row in found.tolist():
+        kept = [rank for rank in row if rank >= 0]
+        assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize("kind", [TopKRouter, BatchPriorityRouter])
+def test_a_mode_decides_instead_of_the_checkpoint(kind: type[Router]) -> None:
+    """All tokens want expert 0 most, each more than the one before, and expert 1 next."""
+    logits_TE = torch.tensor([2.0, 1.0, 0.0, -1.0]).repeat(8, 1)
+    logits_TE[:, 0] += torch.linspace(0.0, 1.0, 8)
+    router = build(kind, 4, 4, capacity_eval=4.0)
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(4))
+
+    def kept(mode: RoutingMode) -> list[int]:
+        return router(logits_TE, mode).experts_TK[:, 0].tolist()
+
+    assert kept(DEFAULT) == [0] * 8
+    assert kept(RoutingMode(1.0, "drop")) == [0, 0, -1, -1, -1, -1, -1, -1]
+    assert kept(RoutingMode(1.0, "priority")) == [-1, -1, -1, -1, -1, -1, 0, 0]
+    assert kept(RoutingMode(1.0, "reroute")) == [3, 3, 2, 2, 1, 1, 0, 0]
+    assert kept(RoutingMode(0.5, "reroute")) == [-1, -1, -1, -1, 3, 2, 1, 0]
+    routing = router(logits_TE, RoutingMode(1.0, "reroute"))
+    gates_TE = logits_TE.softmax(1)
+    assert torch.equal(routing.gates_TK[:, 0], gates_TE.gather(1, routing.experts_TK)[:, 0])
+
+
+def test_fewer_experts_are_the_first_choices() -> None:
+    router, x_TD = build(TopKRouter, top_k=2), torch.randn(20, 6)
+    both, one = router(x_TD), router(x_TD, RoutingMode(top_k=1))
+    assert torch.equal(one.experts_TK, both.experts_TK[:, :1])
+    assert torch.equal(one.gates_TK, both.gates_TK[:, :1])
+    assert router(x_TD, RoutingMode(top_k=3)).experts_TK.shape == (20, 2)
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_no_expert_takes_more_than_the_mode_gives_it(overflow: Overflow, top_k: int) -> None:
+    router, x_TD = build(TopKRouter, top_k=top_k), torch.randn(200, 6) + 1.0
+    experts_TK = router(x_TD, RoutingMode(0.7, overflow)).experts_TK
+    taken = torch.bincount(experts_TK[experts_TK >= 0], minlength=4)
+    limit = capacity(0.7, 200 * top_k, 4)
+    assert taken.max() == limit
+    if overflow == "reroute":
+        # with room to spare nobody goes without
+        assert (router(x_TD, RoutingMode(2.0, overflow)).experts_TK >= 0).all()

@@ -24,6 +24,9 @@ def test_settings_of_vllm_are_for_vllm():
     [
         ({"placement": "planner"}, "--placement is for --engine torch"),
         ({"trace_routing": Path("t")}, "--trace-routing is for --engine torch"),
+        ({"capacity": 0.5}, "--capacity, --experts-per-token and --brownout are for --engine torch"),
+        ({"experts_per_token": 1}, "are for --engine torch"),
+        ({"brownout": "on"}, "are for --engine torch"),
         ({"vllm": (("nonsense", "1"),)}, "--vllm nonsense"),
     ],
 )

@@ -12,6 +12,7 @@ from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
+from vlmoe_model.routing_mode import RoutingMode
 from vlmoe_model.runner import Runner
 from vlmoe_model.tokenizer import train_wordpiece
 from vlmoe_serve.engine import ENGINES
@@ -167,3 +168,33 @@ def test_what_cannot_be_recorded_is_said_at_once(checkpoint: Path, tmp_path: Pat
     )
     with pytest.raises(ValueError, match=r"holds the trace of another model \(m-other\)"):
         load(replace(options_for(checkpoint), trace_dir=tmp_path))
+
+
+def test_jobs_of_several_modes_share_a_batch_and_not_a_forward_pass(checkpoint: Path) -> None:
+    threads = torch.get_num_threads()
+    engine, mode = load(options_for(checkpoint)), RoutingMode(0.25, "drop")
+    exact = engine.run(jobs())
+    degraded = engine.run([replace(job, mode=mode) for job in jobs()])
+    mixed = engine.run([replace(job, mode=mode) if n % 2 else job for n, job in enumerate(jobs())])
+    for place in (0, 2, 4):
+        np.testing.assert_array_equal(mixed[place], exact[place])
+    alone = engine.run([replace(job, mode=mode) for job in jobs()[1::2]])
+    for place, answer in zip((1, 3, 5), alone, strict=True):
+        np.testing.assert_array_equal(mixed[place], answer)
+    assert any(not np.array_equal(a, b) for a, b in zip(exact, degraded, strict=True))
+    torch.set_num_threads(threads)
+
+
+def test_an_engine_with_a_mode_says_so_and_embeds_into_another_space(checkpoint: Path) -> None:
+    threads = torch.get_num_threads()
+    plain = load(options_for(checkpoint)).facts
+    mode = RoutingMode(1.0, "reroute")
+    facts = load(replace(options_for(checkpoint), mode=mode)).facts
+    assert (plain.routing_mode, facts.routing_mode) == ("", "capacity=1;overflow=reroute")
+    assert facts.model_id == plain.model_id
+    assert plain.space_id is not None
+    assert facts.space_id == mode.space(plain.space_id, CONFIG) != plain.space_id
+    # the tiny model has one expert a token: a limit of one changes nothing, and is not declared
+    same = load(replace(options_for(checkpoint), mode=RoutingMode(top_k=1))).facts
+    assert same == plain
+    torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vlmoe_model.config import HeadConfig, ModelConfig, Task
 from vlmoe_model.errors import ModelError
+from vlmoe_model.routing_mode import OVERFLOWS, RoutingMode
 from vlmoe_model.runner import Runner
 from vlmoe_train.arguments import Parser
 from vlmoe_train.config import RecipeError, load_recipe
@@ -35,7 +36,11 @@ def run(argv: list[str]) -> int:
         return 2
     try:
         runner = Runner.load(
-            arguments.model, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads
+            arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            threads=arguments.threads,
+            mode=RoutingMode(arguments.capacity, arguments.overflow, arguments.experts_per_token),
         )
         plan = evaluation_plan(arguments.recipe, runner.config)
         scores = _evaluate(plan, runner, arguments.data, arguments.limit)
@@ -127,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N test rows of each data set")
+    parser.add_argument(
+        "--capacity", type=float, metavar="FACTOR", help="as of vlmoe serve: slots of an expert"
+    )
+    parser.add_argument("--overflow", choices=OVERFLOWS, default="priority", help="as of vlmoe serve")
+    parser.add_argument("--experts-per-token", type=int, metavar="N", help="as of vlmoe serve")
     parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
