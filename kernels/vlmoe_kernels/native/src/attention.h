@@ -41,20 +41,27 @@ inline void each_vector(int64_t length, Run run) {
   if (i < length) run(i, first_lanes(length - i));
 }
 
-// weights[i] = exp(scale * logits[i] + bias[i] - their maximum) as T; returns their sum as floats
-template <typename T>
-float exponentials(float* logits, const float* bias, int64_t length, float scale, T* weights) {
-  const __m512 factor = _mm512_set1_ps(scale);
-  __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity()), sum = _mm512_setzero_ps();
-  each_vector(length, [&](int64_t i, __mmask16 lanes) {
-    __m512 x = _mm512_mul_ps(load(logits + i, lanes), factor);
-    if (bias != nullptr) x = _mm512_add_ps(x, load(bias + i, lanes));
+constexpr float LOG2_E = 1.44269504f;
+
+// the logits of one query and a panel of keys from n on, times log2(e): they are for powers of two; returns the highest
+inline __m512 scaled_logits(const float* sums, const float* bias, int64_t n, int64_t length, float factor,
+                            __m512 highest, float* logits) {
+  each_vector(std::min(PANEL, length - n), [&](int64_t i, __mmask16 lanes) {
+    __m512 x = _mm512_mul_ps(_mm512_loadu_ps(sums + i), _mm512_set1_ps(factor));
+    if (bias != nullptr) x = _mm512_fmadd_ps(load(bias + n + i, lanes), _mm512_set1_ps(LOG2_E), x);
     highest = _mm512_mask_max_ps(highest, lanes, highest, x);
-    store(logits + i, x, lanes);
+    store(logits + n + i, x, lanes);
   });
+  return highest;
+}
+
+// weights[i] = 2^(logits[i] - highest) as T; returns their sum as floats
+template <typename T>
+float exponentials(const float* logits, __m512 highest, int64_t length, T* weights) {
   const __m512 maximum = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
+  __m512 sum = _mm512_setzero_ps();
   each_vector(length, [&](int64_t i, __mmask16 lanes) {
-    const __m512 e = exp(_mm512_sub_ps(load(logits + i, lanes), maximum));
+    const __m512 e = exp2<T>(_mm512_sub_ps(load(logits + i, lanes), maximum));
     sum = _mm512_mask_add_ps(sum, lanes, sum, e);
     store(weights + i, e, lanes);
   });
@@ -78,36 +85,38 @@ void attend(const HeadTask<T>& task, int64_t width, float scale) {
     pack_columns(task.v + n, task.v_stride, std::min(PANEL, width - n), length,
                  values + n / PANEL * panel_stride<T>(length));
 
+  const float factor = scale * LOG2_E;
   for (int64_t begin = 0; begin < length; begin += QUERIES) {
+    const auto bias_row = [&](int64_t i) { return task.bias == nullptr ? nullptr : task.bias + (begin + i) * length; };
     const int64_t num_queries = std::min(QUERIES, length - begin);
     const T *queries[QUERIES], *weight_rows[QUERIES];
+    __m512 highest[QUERIES];
     float inverse[QUERIES];
     for (int64_t i = 0; i < num_queries; ++i) {
       queries[i] = task.q + (begin + i) * task.q_stride;
       weight_rows[i] = weights + i * row;
+      highest[i] = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     }
     for (int64_t n = 0; n < length; n += PANEL) {
       const int vectors = panel_vectors(length, n);
       rows_times_panel<T>(queries, num_queries, keys + n / PANEL * panel_stride<T>(width), vectors, width,
                           [&](int64_t first, int64_t size, const float* sums) {
-                            for (int64_t r = 0; r < size; ++r)
-                              std::memcpy(logits + (first + r) * row + n, sums + r * PANEL,
-                                          size_t(vectors) * LANES * sizeof(float));
+                            for (int64_t i = first; i < first + size; ++i, sums += PANEL)
+                              highest[i] = scaled_logits(sums, bias_row(i), n, length, factor, highest[i],
+                                                         logits + i * row);
                           });
     }
-    for (int64_t i = 0; i < num_queries; ++i) {
-      const float* bias = task.bias == nullptr ? nullptr : task.bias + (begin + i) * length;
-      inverse[i] = 1.0f / exponentials(logits + i * row, bias, length, scale, weights + i * row);
-    }
+    for (int64_t i = 0; i < num_queries; ++i)
+      inverse[i] = 1.0f / exponentials(logits + i * row, highest[i], length, weights + i * row);
     for (int64_t n = 0; n < width; n += PANEL) {
       const int64_t size_n = std::min(PANEL, width - n);
       rows_times_panel<T>(weight_rows, num_queries, values + n / PANEL * panel_stride<T>(length),
                           panel_vectors(width, n), length, [&](int64_t first, int64_t size, const float* sums) {
                             for (int64_t r = 0; r < size; ++r) {
                               T* to = task.out + (begin + first + r) * task.out_stride + n;
-                              const __m512 factor = _mm512_set1_ps(inverse[first + r]);
+                              const __m512 share = _mm512_set1_ps(inverse[first + r]);
                               for (int64_t i = 0; i < size_n; i += LANES)
-                                store(to + i, _mm512_mul_ps(_mm512_loadu_ps(sums + r * PANEL + i), factor),
+                                store(to + i, _mm512_mul_ps(_mm512_loadu_ps(sums + r * PANEL + i), share),
                                       first_lanes(size_n - i));
                             }
                           });
