@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vlmoe_model.checkpoint.weights import save
-from vlmoe_model.config import HeadConfig, ImageSpec
+from vlmoe_model.config import HeadConfig, ImageSpec, Task
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import Packed
@@ -30,11 +30,10 @@ from vlmoe_model.runner import Runner
 from vlmoe_model.tokenizer import train_wordpiece
 
 
-def random_checkpoint(preset: str, directory: Path, top_k: int) -> Path:
-    """A preset with a classification head of 1,000 classes."""
-    head = HeadConfig(
-        name="classes", task="image_classification", out_dim=1000, image=ImageSpec(size=224), max_text=0
-    )
+def random_checkpoint(preset: str, directory: Path, top_k: int, task: Task = "image_classification") -> Path:
+    """A preset with a head of 1,000 labels."""
+    max_text = 32 if task == "vqa" else 0
+    head = HeadConfig(name="classes", task=task, out_dim=1000, image=ImageSpec(size=224), max_text=max_text)
     config = dataclasses.replace(PRESETS[preset], heads=(head,), top_k=top_k)
     torch.manual_seed(0)
     network = VLMoE(config)
@@ -87,9 +86,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--capacity", type=float, nargs="+", default=[1.0, 0.5, 0.25])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of measuring for each number of jobs")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--save", type=Path, help="only write the preset there, with a head for questions")
     arguments = parser.parse_args()
+    if arguments.save is not None:
+        random_checkpoint(arguments.preset, arguments.save, arguments.top_k, "vqa")
+        return
     modes = [DEFAULT, *(RoutingMode(factor, how) for factor in arguments.capacity for how in OVERFLOWS)]
     if arguments.top_k > 1:
         modes.insert(1, RoutingMode(top_k=1))
@@ -98,8 +102,8 @@ def main() -> None:
         path = arguments.model
         if arguments.preset is not None:
             path = random_checkpoint(arguments.preset, Path(folder) / "checkpoint", arguments.top_k)
-        runner = Runner.load(path, threads=arguments.threads)
-        print(f"{runner.dtype}, kernels {runner.backend}, {arguments.threads} thread(s)")
+        runner = Runner.load(path, threads=arguments.threads, device=arguments.device)
+        print(f"{runner.device}, {runner.dtype}, kernels {runner.backend}, {arguments.threads} thread(s)")
         print("| jobs | mode | ms | of the default | without expert |\n|---|---|---|---|---|")
         for num in arguments.jobs:
             jobs, taken = mixed(runner, num), [list[float]() for _ in modes]
