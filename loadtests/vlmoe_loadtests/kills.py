@@ -29,7 +29,7 @@ DOCUMENTED = {429: {"overloaded"}, 503: {"engine_unavailable", "starting", "requ
 _MIXES = ("small-vqa", "text")
 # longer than the server keeps anybody waiting for an engine that does not come back
 _TIMEOUT_S = 600.0
-_POLL_S = 0.02
+_POLL_S = 0.1
 _MOST_PATIENCE_S = 5.0
 
 
@@ -105,11 +105,13 @@ class Trial:
         self._pool = Pool(address.hostname, address.port)
         self._num_clients = num_clients
         self._numbers: list[int] = []
+        self._progress = 1
 
     async def run(self, num_requests: int, every_s: float) -> Tally:
         """Learn what is right, then ask so many times while the engine is killed every so many seconds."""
         expected = [await self._alone(ask) for ask in self._wanted]
-        self._numbers = list(range(num_requests, 0, -1))
+        self._numbers = list(range(1, num_requests + 1))
+        self._progress = max(1, num_requests // 20)
         killer = asyncio.create_task(self._kill(every_s))
         start_s = time.monotonic()
         await asyncio.gather(*(self._client(expected) for _ in range(self._num_clients)))
@@ -121,6 +123,14 @@ class Trial:
         self._pool.close()
         return self.tally
 
+    async def _is_ready(self) -> bool:
+        head = f"GET /readyz HTTP/1.1\r\nhost: {self._host}\r\n\r\n"
+        try:
+            answer = await self._pool.ask(head.encode(), _TIMEOUT_S)
+        except OSError:
+            return False
+        return answer.status == 200
+
     async def _alone(self, ask: Ask) -> bytes:
         answer = await self._pool.ask(ask.wire(self._host, {}), _TIMEOUT_S)
         if answer.status != 200:
@@ -130,6 +140,8 @@ class Trial:
     async def _client(self, expected: Sequence[bytes]) -> None:
         while self._numbers:
             number = self._numbers.pop()
+            if number % self._progress == 0:
+                print(f"{number} left, {self.tally.kills} kills", file=sys.stderr, flush=True)
             which, request_id = number % len(expected), f"kill-{number}"
             wire = self._wanted[which].wire(self._host, {"x-request-id": request_id})
             start_s = time.monotonic()
@@ -146,9 +158,10 @@ class Trial:
     async def _kill(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            while not (engines := self._server.engine_pids()):
+            # one that is not up yet has nothing of anybody's to lose
+            while not await self._is_ready():
                 await asyncio.sleep(_POLL_S)
-            for pid in engines:
+            for pid in self._server.engine_pids():
                 os.kill(pid, signal.SIGKILL)
             self.tally.kills += 1
 
