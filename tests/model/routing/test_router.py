@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vlmoe_kernels import backend
 from vlmoe_model.routing import BatchPriorityRouter, Router, TopKRouter
-from vlmoe_model.routing.router import MAX_REROUTES, capacity, drop_over_capacity, reroute
+from vlmoe_model.routing.router import MAX_REROUTES, best, capacity, drop_over_capacity, reroute
 from vlmoe_model.routing_mode import DEFAULT, OVERFLOWS, Overflow, RoutingMode
 
 # T = tokens, E = experts
@@ -39,6 +39,15 @@ def test_the_best_experts_are_chosen_and_gates_are_not_renormalised(top_k: int) 
     torch.testing.assert_close(routing.gates_TK, gates_TK)
     assert torch.equal(routing.experts_TK, experts_TK)
     assert routing.noisy_TE is routing.logits_TE
+
+
+def test_the_best_one_alone_is_the_first_of_a_sort() -> None:
+    # few values: most rows have a tie for the first place
+    probs_TE = torch.randint(4, (500, 8), generator=torch.Generator().manual_seed(0)).float()
+    gates_T1, experts_T1 = best(probs_TE, 1)
+    gates_TE, experts_TE = best(probs_TE, 2)
+    assert torch.equal(gates_T1, gates_TE[:, :1])
+    assert torch.equal(experts_T1, experts_TE[:, :1])
 
 
 def test_ties_go_to_the_lowest_expert() -> None:
