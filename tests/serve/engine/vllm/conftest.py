@@ -88,6 +88,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
+def mixture() -> ModelConfig:
+    return MIXTURE
+
+
+@pytest.fixture(scope="session")
 def ragged_jobs() -> Callable[[ModelConfig], list[Job]]:
     """Texts, images and pairs of many lengths for all heads, in no order."""
 
