@@ -22,6 +22,19 @@ AddNormOp = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
 RoutedOp = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
+class Placed(Protocol):
+    """Memory that lives as long as this object, outside torch."""
+
+    @property
+    def address(self) -> int:
+        """Where it begins: at a multiple of 64."""
+        ...
+
+
+# from a number of bytes
+Allocate = Callable[[int], Placed]
+
+
 class Pool(NamedTuple):
     """Feed-forward weights of one modality: E experts, or E = 1 for a dense layer.
 
@@ -101,6 +114,19 @@ class LearningBackend(Backend, Protocol):
 
         Nothing is prepared for a second call: weights change at every step.
         """
+        ...
+
+
+@runtime_checkable
+class PlacingBackend(Backend, Protocol):
+    """A backend that can put a layer's matrices where it is told, and reads nothing else of their size."""
+
+    def placed_bytes(self, dtype: torch.dtype, dim: int, hidden: int) -> int:
+        """What the matrices of one expert take there; `ValueError` for a dtype that it does not multiply."""
+        ...
+
+    def placed_ffn(self, pool: Pool, norm_eps: float, allocate: Allocate) -> GroupedOp:
+        """`grouped_ffn` of one pool, its matrices in memory that is given; `Joinable` (`joined.py`)."""
         ...
 
 

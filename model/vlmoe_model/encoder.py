@@ -2,7 +2,7 @@
 
 # T = tokens, D = dim
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Block(nn.Module):
         self.ffn = FeedForward(config, index)
         self.norm2 = GroupedNorm(config.dim, len(self.ffn.pools), config.norm_eps)
         self.scale1, self.scale2 = _layer_scale(config), _layer_scale(config)
+        # told the residual stream before a feed-forward layer, where somebody can tell from it what comes
+        self.foresee: Callable[[Tensor, Packed], None] | None = None
         self.drop_path = config.drop_path * index / max(1, config.num_layers - 1)
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
@@ -53,6 +55,8 @@ class Block(nn.Module):
         x_TD, normed_TD = self.norm1.add(x_TD, y_TD, packed.modality)
         y_TD = self._residual(self.attn(normed_TD, packed, bias), self.scale1, packed)
         x_TD, normed_TD = self.norm2.add(x_TD, y_TD, tokens)
+        if self.foresee is not None:
+            self.foresee(x_TD, packed)
         return x_TD, self._residual(self.ffn(normed_TD, tokens, log, packed.mode), self.scale2, packed)
 
     def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:

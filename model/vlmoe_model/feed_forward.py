@@ -70,6 +70,8 @@ class FeedForward(nn.Module):
         self.experts: dict[ExpertKey, GroupedOp] | None = None
         self._held: Held | None = None
         self._pack_one: Callable[[Pool], GroupedOp] | None = None
+        # packs a mixture whose experts are not here, from its dense pools
+        self._pack_offloaded: Callable[[Sequence[Pool]], GroupedOp] | None = None
         # told how many rows each routed group gets, where the host learns it
         self.observe: ObserveRows | None = None
         # a residual branch starts smaller the deeper it lies (BEiT)
@@ -95,9 +97,19 @@ class FeedForward(nn.Module):
                 )
 
     def _pools(self, dtype: torch.dtype | None = None) -> list[Pool]:
-        """Those that have experts here: a rank may hold none of one."""
+        """Those that have experts here: a rank may hold none of one, and experts may be offloaded."""
         pools = [pool.value(dtype) for pool in self.pools.values() if isinstance(pool, ExpertPool)]
-        return [pool for pool in pools if len(pool.w1)]
+        return [pool for pool in pools if pool.w1 is not None and len(pool.w1)]
+
+    def offload_experts(self, pack: Callable[[Sequence[Pool]], GroupedOp]) -> None:
+        """Hold no experts of a mixture; before weights are loaded and packed.
+
+        Args:
+            pack: gives the whole layer's operation, from its dense pools.
+        """
+        self._pack_offloaded = pack
+        for name in self.routers:
+            give_up(self.pools[name], *Pool._fields)
 
     def _routers(self) -> list[Router | None]:
         """The router of each pool."""
@@ -123,6 +135,8 @@ class FeedForward(nn.Module):
             ones = [_one(pool, index) for pool in pools for index in range(len(pool.w1))]
             self.experts = {key: self._pack_one(one) for key, one in zip(keys, ones, strict=True)}
             self.op = join(list(self.experts.values()))
+        elif self._pack_offloaded is not None:
+            self.op = self._pack_offloaded(self._pools(dtype))
         else:
             pools = self._pools(dtype)
             # a rank without experts gets no rows

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from vlmoe_kernels import Pool
 from vlmoe_kernels.ops import GroupedOp
 from vlmoe_model.checkpoint.directory import CheckpointDir
-from vlmoe_model.checkpoint.experts import pool_of
-from vlmoe_model.checkpoint.weights import read_tensors
+from vlmoe_model.checkpoint.one_expert import read_expert
 from vlmoe_model.dispatch.holdings import Held
 from vlmoe_model.errors import CheckpointError
 from vlmoe_model.feed_forward import ExpertKey
@@ -67,25 +65,6 @@ class ExpertMover:
     def switch(self, prepared: Prepared) -> None:
         """Hold the layer's experts as prepared from the next step on; on all ranks between the same two steps."""
         self._runner.mixture(prepared.block).rearrange(self._group, prepared.held, prepared.experts)
-
-
-def read_expert(directory: CheckpointDir, block: int, name: str, expert: int) -> tuple[Pool, int]:
-    """One expert as a pool of one in float32, and the bytes it has in the file.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    entries = [
-        entry
-        for entry in directory.tensors.values()
-        if pool_of(entry.name, directory.config) == (block, name)
-    ]
-    rows = {entry.name: [expert] for entry in entries}
-    fields, num_bytes = {}, 0
-    for entry, tensor in read_tensors(entries, rows):
-        fields[entry.name.rpartition(".")[2]] = tensor.float()
-        num_bytes += tensor.nbytes
-    return Pool(**fields), num_bytes
 
 
 def _state_of(directory: CheckpointDir) -> dict[str, tuple[int, int, int]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmoe_kernels import backend
 from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.offload.storage import ExpertMemory
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.config import ModelConfig
@@ -24,6 +25,7 @@ from vlmoe_model.feed_forward import FeedForward, ObserveLoad
 from vlmoe_model.heads.contrastive import ContrastiveHead
 from vlmoe_model.inputs import Job
 from vlmoe_model.network import VLMoE
+from vlmoe_model.offloading import Offloading
 from vlmoe_model.packing import Packed, pack
 from vlmoe_model.routing import Routing
 from vlmoe_model.routing.explain import routes_of
@@ -53,6 +55,7 @@ class Runner:
         backend_name: str,
         group: Group | None = None,
         mode: RoutingMode = DEFAULT,
+        offloading: Offloading | None = None,
     ) -> None:
         self.directory = directory
         self.config: ModelConfig = directory.config
@@ -65,6 +68,7 @@ class Runner:
         # what other checkpoints of a family may use as theirs
         self.layers: list[Layer] = []
         self._group = group
+        self._offloading = offloading
         self._network = network.eval().requires_grad_(False).to(device)
         network.pack(backend(backend_name), DTYPES[dtype])
 
@@ -83,6 +87,7 @@ class Runner:
         movable: bool = False,
         family: Sequence["Runner"] = (),
         mode: RoutingMode = DEFAULT,
+        expert_memory: int = 0,
     ) -> "Runner":
         """Read a checkpoint directory (or `demo`).
 
@@ -98,11 +103,12 @@ class Runner:
             movable: a group's experts may be moved later (`moving.py`).
             family: runners in this process; feed-forward layers that come from the same bytes as theirs are theirs.
             mode: how jobs are routed that do not say.
+            expert_memory: bytes that experts of mixtures may take, the others being in a file; 0 for no limit.
 
         Raises:
             CheckpointError: a file is missing, broken, foreign or of the wrong shape.
             ValueError: an unknown device, dtype or backend, one that cannot be had here, or holdings for another
-                network or another number of ranks.
+                network or another number of ranks; or experts that cannot be offloaded so.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -113,11 +119,18 @@ class Runner:
         with torch.device("meta"):
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        sources = sources_of(directory, network) if group is None else {}
+        offloading = None
+        if expert_memory:
+            if group is not None or device != "cpu":
+                raise ValueError("experts can be offloaded on CPU and with one rank only")
+            offloading = Offloading(directory, backend_name, DTYPES[chosen], expert_memory)
+            offloading.attach(network)
+        sources = sources_of(directory, network) if group is None and offloading is None else {}
         made = (device, chosen, backend_name, dataclasses.replace(directory.config, heads=()))
         adopted = adopt(network, sources, made, [layer for one in family for layer in one.layers])
         if group is None:
-            state = load_state(directory, expected=expected, skip=adopted)
+            skip = adopted if offloading is None else offloading.modules
+            state = load_state(directory, expected=expected, skip=skip)
         else:
             holdings = holdings or Holdings.even(directory.config, group.size)
             network.share_experts(group, holdings, split, movable=movable)
@@ -135,6 +148,7 @@ class Runner:
             backend_name=backend_name,
             group=group,
             mode=mode,
+            offloading=offloading,
         )
         for name, source in sources.items():
             module = network.get_submodule(name)
@@ -160,6 +174,10 @@ class Runner:
     def group(self) -> Group | None:
         """The ranks that share the experts, if there are several."""
         return self._group
+
+    def take_expert_memory(self) -> ExpertMemory | None:
+        """What became of the uses of offloaded experts since the last call; None where none are offloaded."""
+        return None if self._offloading is None else self._offloading.storage.take()
 
     def observe_load(self, observe: ObserveLoad) -> None:
         """See `VLMoE.observe_load`."""

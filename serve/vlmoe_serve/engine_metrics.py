@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vlmoe_serve.engine.report import EngineReport, ExpertLoad
+from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory
 from vlmoe_serve.placement.placement import POOLS
 
 
@@ -22,10 +22,14 @@ class EngineCollector(Collector):
     def __init__(self) -> None:
         self._loads: dict[str, ExpertLoad] = {}
         self._memory: dict[str, tuple[int, ...]] = {}
+        self._experts: dict[str, ExpertMemory] = {}
 
     def add(self, model: str, report: EngineReport) -> None:
         """One report more."""
         self._memory[model] = report.memory_G
+        if report.experts is not None:
+            known = self._experts.get(model)
+            self._experts[model] = report.experts if known is None else known.plus(report.experts)
         if report.load is not None:
             before = self._loads.get(model)
             is_like = before is not None and before.is_like(report.load)
@@ -35,6 +39,7 @@ class EngineCollector(Collector):
         """It is not served any more."""
         self._loads.pop(model, None)
         self._memory.pop(model, None)
+        self._experts.pop(model, None)
 
     def collect(self) -> Iterable[Metric]:
         """All series of all models."""
@@ -87,4 +92,31 @@ class EngineCollector(Collector):
         for model, memory_G in self._memory.items():
             for rank, num_bytes in enumerate(memory_G):
                 memory.add_metric([model, str(rank)], num_bytes)
-        return [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory]
+        return [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory, *self._under_budget()]
+
+    def _under_budget(self) -> Iterable[Metric]:
+        """Series of models with a budget for their experts."""
+        uses = CounterMetricFamily(
+            "vlmoe_expert_uses",
+            "Experts with tokens, by batch and layer, and whether they were in memory.",
+            labels=["model", "found"],
+        )
+        read = CounterMetricFamily(
+            "vlmoe_expert_read_bytes", "Experts' bytes read from the file.", labels=["model"]
+        )
+        wait = CounterMetricFamily("vlmoe_expert_wait_seconds", "Waited for experts.", labels=["model"])
+        held = GaugeMetricFamily(
+            "vlmoe_expert_memory_bytes", "Memory of experts, by what it is.", labels=["model", "kind"]
+        )
+        for model, each in self._experts.items():
+            for found, count in (("memory", each.in_memory), ("ahead", each.ahead), ("disk", each.missed)):
+                uses.add_metric([model, found], count)
+            read.add_metric([model], each.read_bytes)
+            wait.add_metric([model], each.wait_s)
+            for kind, num_bytes in (
+                ("budget", each.budget_bytes),
+                ("resident", each.resident_bytes),
+                ("locked", each.locked_bytes),
+            ):
+                held.add_metric([model, kind], num_bytes)
+        return [uses, read, wait, held]

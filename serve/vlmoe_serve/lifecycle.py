@@ -74,6 +74,8 @@ async def serve(options: Options) -> None:
         raise UsageError(str(error)) from None
     if options.placement is not None and options.ranks == 1:
         raise UsageError("--placement needs --ranks: one rank holds all experts")
+    if options.expert_memory and options.ranks > 1:
+        raise UsageError("--expert-memory-mb is for one rank: several share the experts' memory already")
     keys = ApiKeys.load(options.api_key_file)
     shares = KeyLimits(options.max_key_concurrency, options.max_key_rate)
     if shares and not keys:
@@ -191,7 +193,12 @@ def _brownout(options: Options, metrics: Metrics) -> Brownout | None:
 def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
     """Each with an engine of its own, but for those that share weights and can share one."""
     names = [choice.name for choice in options.model]
-    if options.ranks > 1 or options.trace_routing is not None or options.engine != DEFAULTS.engine:
+    if (
+        options.ranks > 1
+        or options.trace_routing is not None
+        or options.expert_memory
+        or options.engine != DEFAULTS.engine
+    ):
         return [_open_model(options, choice.name, choice.path, metrics) for choice in options.model]
     directories = [open_directory(choice.path) for choice in options.model]
     models: dict[int, ServedModel] = {}
@@ -237,6 +244,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             ranks=options.ranks,
             placement=placement,
             trace_dir=trace_dir,
+            expert_memory=options.expert_memory,
             settings=options.vllm,
             mode=options.routing_mode,
         ),

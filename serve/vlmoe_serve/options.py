@@ -289,6 +289,14 @@ class Options:
             shown="none",
         ),
     ] = None
+    expert_memory_mb: Annotated[
+        float,
+        Option(
+            _number(0, 16_777_216),
+            "MB",
+            "memory for the experts of each model, the others wait on disk; 0 sets no limit",
+        ),
+    ] = 0.0
     drain_s: Annotated[
         float, Option(_number(0, 3600), "SECONDS", "how long SIGTERM waits for requests in flight")
     ] = 25.0
@@ -315,6 +323,11 @@ class Options:
     def max_body_bytes(self) -> int:
         """`max_body_mb` in bytes."""
         return int(self.max_body_mb * 1e6)
+
+    @property
+    def expert_memory(self) -> int:
+        """`expert_memory_mb` in bytes."""
+        return int(self.expert_memory_mb * 1e6)
 
     @property
     def cache_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmoe_serve.engine.report import EngineReport, ExpertLoad
+from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory
 from vlmoe_serve.metrics import Metrics
 
 LOAD = ExpertLoad(
@@ -40,6 +40,20 @@ def test_a_dense_model_has_memory_and_no_experts(metrics: Metrics) -> None:
     metrics.observer("m").on_report(EngineReport(None, (100,)))
     assert value(metrics, "rank_memory_bytes", rank="0") == 100
     assert b"vlmoe_expert_tokens_total{" not in metrics.text()
+
+
+def test_experts_under_a_budget(metrics: Metrics) -> None:
+    observer = metrics.observer("m")
+    observer.on_report(EngineReport(None, (100,)))
+    assert value(metrics, "expert_read_bytes_total") is None
+    observer.on_report(EngineReport(None, (100,), ExpertMemory(80, 60, 20, 5, 2, 3, 50, 0.5)))
+    observer.on_report(EngineReport(None, (100,), ExpertMemory(80, 70, 10, 1, 1, 1, 20, 0.25)))
+    uses = [value(metrics, "expert_uses_total", found=found) for found in ("memory", "ahead", "disk")]
+    assert uses == [6, 3, 4]
+    assert value(metrics, "expert_read_bytes_total") == 70
+    assert value(metrics, "expert_wait_seconds_total") == 0.75
+    sizes = [value(metrics, "expert_memory_bytes", kind=k) for k in ("budget", "resident", "locked")]
+    assert sizes == [80, 70, 10]
 
 
 def test_a_model_of_another_shape_begins_anew(metrics: Metrics) -> None:

@@ -40,6 +40,7 @@ OTHER = {
     "trace_routing": ("/tmp/t", Path("/tmp/t")),
     "log_format": ("json", "json"),
     "otlp": ("http://collector:4317", "http://collector:4317"),
+    "expert_memory_mb": ("1.5", 1.5),
     "drain_s": ("1.5", 1.5),
 }
 

@@ -20,10 +20,19 @@ from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
 from vlmoe_kernels.native.sequences import attend
 from vlmoe_kernels.native.training import grouped_ffn_with_gradients
-from vlmoe_kernels.ops import AddNormOp, GroupedOp, LinearOp, Pool, Run
+from vlmoe_kernels.ops import AddNormOp, Allocate, GroupedOp, LinearOp, Pool, Run
 from vlmoe_kernels.plan import RoutePlan
 
-__all__ = ["add_norm", "attention", "grouped_ffn", "grouped_linear", "learning_ffn", "linear"]
+__all__ = [
+    "add_norm",
+    "attention",
+    "grouped_ffn",
+    "grouped_linear",
+    "learning_ffn",
+    "linear",
+    "placed_bytes",
+    "placed_ffn",
+]
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
@@ -52,6 +61,19 @@ def grouped_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
     if not _multiplies(pools[0].w1.dtype):
         return cpu.grouped_ffn(pools, norm_eps)
     return GroupedFeedForward(pools, norm_eps)
+
+
+def placed_bytes(dtype: torch.dtype, dim: int, hidden: int) -> int:
+    """See `ops.PlacingBackend.placed_bytes`."""
+    # also where oneDNN is faster: it keeps weights where it likes
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and library().has_bf16):
+        raise ValueError(f"this processor has no products of {str(dtype).removeprefix('torch.')}")
+    return library().packed_bytes(dtype, hidden, dim) + library().packed_bytes(dtype, dim, hidden)
+
+
+def placed_ffn(pool: Pool, norm_eps: float, allocate: Allocate) -> GroupedOp:
+    """See `ops.PlacingBackend.placed_ffn`."""
+    return GroupedFeedForward([pool], norm_eps, allocate)
 
 
 def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:

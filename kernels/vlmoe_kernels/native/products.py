@@ -11,21 +11,26 @@ from torch import Tensor
 
 from vlmoe_kernels.native.library import Matrices, addresses, library, plan_of
 from vlmoe_kernels.native.memory import Memory
-from vlmoe_kernels.ops import Pool
+from vlmoe_kernels.ops import Allocate, Pool
 from vlmoe_kernels.plan import RoutePlan
 
 
 class Packed:
     """Matrices of one shape and their biases, from stacks of them; the tensors given are not kept."""
 
-    def __init__(self, weights_GOK: Sequence[Tensor], biases_GO: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self,
+        weights_GOK: Sequence[Tensor],
+        biases_GO: Sequence[Tensor | None],
+        allocate: Allocate = Memory,
+    ) -> None:
         lib = library()
         self.dtype = weights_GOK[0].dtype
         self.num_outputs, self.k = weights_GOK[0].shape[1:]
         self.num_groups = sum(len(stack) for stack in weights_GOK)
         self._parts: tuple[Packed, ...] = ()
         size = lib.packed_bytes(self.dtype, self.num_outputs, self.k)
-        self._memory = Memory(size * self.num_groups)
+        self._memory = allocate(size * self.num_groups)
         firsts = [self._memory.address + size * g for g in range(self.num_groups)]
         group = 0
         for stack in weights_GOK:
@@ -129,14 +134,14 @@ class GroupedLinear:
 class GroupedFeedForward:
     """x [T, D], plan -> [T, D], each row through the feed-forward layer of its group."""
 
-    def __init__(self, pools: Sequence[Pool], norm_eps: float) -> None:
+    def __init__(self, pools: Sequence[Pool], norm_eps: float, allocate: Allocate = Memory) -> None:
         for one, other in pairwise(pools):
             if one.w1.shape[1:] != other.w1.shape[1:] or (one.mid_weight is None) != (
                 other.mid_weight is None
             ):
                 raise ValueError("the pools of a layer must have the same widths and norms")
-        self._up = Packed([pool.w1 for pool in pools], [pool.b1 for pool in pools])
-        self._down = Packed([pool.w2 for pool in pools], [pool.b2 for pool in pools])
+        self._up = Packed([pool.w1 for pool in pools], [pool.b1 for pool in pools], allocate)
+        self._down = Packed([pool.w2 for pool in pools], [pool.b2 for pool in pools], allocate)
         self._mid_weight = Vectors([pool.mid_weight for pool in pools])
         self._mid_bias = Vectors([pool.mid_bias for pool in pools])
         self._eps = norm_eps

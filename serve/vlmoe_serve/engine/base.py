@@ -21,6 +21,7 @@ class EngineOptions:
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
     of them holds which experts; None for even shares. trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
+    expert_memory: bytes that mixtures' experts may take; 0 for no limit.
     settings: names and values that are an engine's own. mode: how jobs are routed that do not say.
     """
 
@@ -32,6 +33,7 @@ class EngineOptions:
     placement: Placement | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
+    expert_memory: int = 0
     settings: tuple[tuple[str, str], ...] = ()
     mode: RoutingMode = DEFAULT
 

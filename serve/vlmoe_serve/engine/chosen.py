@@ -19,6 +19,8 @@ def check_engine(options: Options) -> None:
         return
     if find_spec("vllm") is None:
         raise ValueError('--engine vllm needs vLLM, not installed here: pip install "vlmoe[vllm]"')
+    if options.expert_memory:
+        raise ValueError("--expert-memory-mb is for --engine torch: vLLM keeps all experts in memory")
     for name, is_given in (
         ("--placement", options.placement is not None),
         ("--trace-routing", options.trace_routing is not None),

@@ -54,9 +54,44 @@ class ExpertLoad:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertMemory:
+    """Experts under a budget of memory. One use: one expert that has rows, in one mixture of one batch.
+
+    budget_bytes, resident_bytes, locked_bytes: now. in_memory, ahead, missed: uses whose expert lay in memory, came
+    there because it had been predicted, or had to be waited for. read_bytes: from the file. wait_s: for all of them.
+    """
+
+    budget_bytes: int
+    resident_bytes: int
+    locked_bytes: int
+    in_memory: int
+    ahead: int
+    missed: int
+    read_bytes: int
+    wait_s: float
+
+    def plus(self, later: "ExpertMemory") -> "ExpertMemory":
+        """The counts of both, and the later state."""
+        return ExpertMemory(
+            later.budget_bytes,
+            later.resident_bytes,
+            later.locked_bytes,
+            self.in_memory + later.in_memory,
+            self.ahead + later.ahead,
+            self.missed + later.missed,
+            self.read_bytes + later.read_bytes,
+            self.wait_s + later.wait_s,
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineReport:
-    """load: since the last report; None where no mixture is watched. memory_G: resident bytes of each rank, now."""
+    """load: since the last report; None where no mixture is watched. memory_G: resident bytes of each rank, now.
+
+    experts: since the last report; None where there is no budget for them.
+    """
 
     load: ExpertLoad | None
     memory_G: tuple[int, ...]
+    experts: ExpertMemory | None = None

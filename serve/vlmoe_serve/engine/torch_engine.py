@@ -1,5 +1,6 @@
 """The default engine: our own runner, in this process or over several ranks."""
 
+import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
@@ -20,7 +21,7 @@ from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.passes import run_apart
-from vlmoe_serve.engine.report import EngineReport
+from vlmoe_serve.engine.report import EngineReport, ExpertMemory
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.engine.warm_up import warm_up_batches
 
@@ -73,13 +74,19 @@ class TorchEngine:
     def report(self) -> EngineReport:
         """Load of experts and ranks, and memory."""
         memory = (resident_bytes(),) if isinstance(self._runner, Runner) else self._runner.memory_G
-        return EngineReport(None if self._meter is None else self._meter.take(), memory)
+        load = None if self._meter is None else self._meter.take()
+        return EngineReport(load, memory, self._expert_memory())
+
+    def _expert_memory(self) -> ExpertMemory | None:
+        taken = self._runner.take_expert_memory() if isinstance(self._runner, Runner) else None
+        return None if taken is None else ExpertMemory(**dataclasses.asdict(taken))
 
     def warmed_up(self) -> None:
         """Record and count from here on."""
         self._is_warm = True
         if self._meter is not None:
             self._meter.take()
+        self._expert_memory()
 
     def close(self) -> None:
         """Write the rest of the trace."""
@@ -114,6 +121,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
                 threads=options.threads,
                 family=[one.runner for one in family if isinstance(one.runner, Runner)],
                 mode=options.mode,
+                expert_memory=options.expert_memory,
             )
             if options.ranks == 1
             else ranks.load(options)

@@ -27,6 +27,7 @@ def test_settings_of_vllm_are_for_vllm():
         ({"capacity": 0.5}, "--capacity, --experts-per-token and --brownout are for --engine torch"),
         ({"experts_per_token": 1}, "are for --engine torch"),
         ({"brownout": "on"}, "are for --engine torch"),
+        ({"expert_memory_mb": 5.0}, "--expert-memory-mb is for --engine torch"),
         ({"vllm": (("nonsense", "1"),)}, "--vllm nonsense"),
     ],
 )

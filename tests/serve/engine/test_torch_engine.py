@@ -198,3 +198,20 @@ def test_an_engine_with_a_mode_says_so_and_embeds_into_another_space(checkpoint:
     same = load(replace(options_for(checkpoint), mode=RoutingMode(top_k=1))).facts
     assert same == plain
     torch.set_num_threads(threads)
+
+
+def test_offloaded_experts_answer_alike_and_are_reported(checkpoint: Path) -> None:
+    plain = load(options_for(checkpoint))
+    budget = 9 * 4096
+    engine = load(replace(options_for(checkpoint), expert_memory=budget))
+    for batch in engine.warm_up_batches():
+        engine.run(batch)
+    engine.warmed_up()
+    for expected, got in zip(plain.run(jobs()), engine.run(jobs()), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    experts = engine.report().experts
+    assert experts is not None
+    assert experts.budget_bytes == budget
+    # everything fits, and the warm-up does not count
+    assert experts.in_memory + experts.ahead > 0
+    assert plain.report().experts is None
