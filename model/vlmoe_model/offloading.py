@@ -99,7 +99,7 @@ class Offloading:
         first = 0
         for name, size, rows_P in zip(ffn.pools, ffn.sizes, tokens.rows, strict=True):
             if name in ffn.routers and len(rows_P):
-                chosen_TK = ffn.routers[name](normed_TD.index_select(0, rows_P)).experts_TK
+                chosen_TK = ffn.routers[name](normed_TD.index_select(0, rows_P), packed.mode).experts_TK
                 expected += [first + expert for expert in chosen_TK.unique().tolist() if expert >= 0]
             first += size
         self.storage.expect(layer, expected, at_once=at_once)
