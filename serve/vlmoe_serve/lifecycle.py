@@ -40,6 +40,7 @@ from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.keys.api_keys import ApiKeys
 from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.nodes import rendezvous_of
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import ANY_PORT, DEFAULTS, Options
 from vlmoe_serve.placement.chosen import choose_placement
@@ -243,6 +244,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             threads=options.threads,
             ranks=options.ranks,
             placement=placement,
+            rendezvous=rendezvous_of(options),
             trace_dir=trace_dir,
             expert_memory=options.expert_memory,
             settings=options.vllm,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from vlmoe_serve.lifecycle import StartError, serve
 from vlmoe_serve.logs import configure_logs
+from vlmoe_serve.node_lifecycle import serve_node
+from vlmoe_serve.nodes import rendezvous_of
 from vlmoe_serve.option_sources import UsageError, parse_options
 
 
@@ -19,7 +21,11 @@ def run(argv: Sequence[str]) -> int:
     configure_logs(options.log_format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(options))
+            where = rendezvous_of(options)
+            if where is None or where.node == 0:
+                runner.run(serve(options))
+            else:
+                runner.run(serve_node(options, where))
     except UsageError as error:
         return _failed(error, 2)
     except StartError as error:

@@ -45,8 +45,13 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     if len(set(names)) != len(names):
         raise UsageError(f"two models share a name: {', '.join(names)}; give NAME=PATH")
     if options.threads == 0:
-        options = dataclasses.replace(options, threads=max(1, num_cores() // (len(names) * options.ranks)))
+        options = dataclasses.replace(options, threads=_share_of_cores(options))
     return options
+
+
+def _share_of_cores(options: Options) -> int:
+    local_ranks = max(1, options.ranks // options.nodes)
+    return max(1, num_cores() // (len(options.model) * local_ranks))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast, get_type_hints
 from vlmoe_model.routing_mode import DEFAULT, MAX_CAPACITY, MIN_CAPACITY, OVERFLOWS, Overflow, RoutingMode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 # of the gRPC door, where 0 is taken
 ANY_PORT = -1
 # of `--brownout on` alone
@@ -123,6 +124,13 @@ def _collector(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not _HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError("must be HOST:PORT, a host being a name, an address, or [an IPv6 address]")
+    return text.lower()
+
+
 def _path(text: str) -> Path:
     return Path(_text(text))
 
@@ -189,6 +197,23 @@ class Options:
             "on: capacity, overflow and experts-per-token hold only under overload, and not for embeddings",
         ),
     ] = "off"
+    nodes: Annotated[int, Option(_whole(1, 64), "N", "hosts that the ranks are on, equally many on each")] = 1
+    node_rank: Annotated[
+        int,
+        Option(
+            _whole(0, 63), "I", "which of the nodes this is; node 0 has the doors, the others compute for it"
+        ),
+    ] = 0
+    rendezvous: Annotated[
+        str | None,
+        Option(
+            _endpoint, "HOST:PORT", "where node 0 takes in the other nodes; the same on all", shown="none"
+        ),
+    ] = None
+    rendezvous_key_file: Annotated[
+        Path | None,
+        Option(_path, "FILE", "a file with the key that nodes must know to join", shown="none"),
+    ] = None
     placement: Annotated[
         str | None,
         Option(

@@ -84,6 +84,8 @@ def test_every_option_of_the_schema_is_the_servers():
 def test_the_chart_can_set_every_option_or_sets_it_itself():
     own = {"model", "host", "port", "data_dir", "api_key_file", "drain_s", "tls_cert", "tls_key", "grpc_port"}
     own |= {"model_root", "admin_key_file"}
+    # of a group of pods
+    own |= {"nodes", "node_rank", "rendezvous", "rendezvous_key_file"}
     # probes have no certificate to show
     own |= {"tls_client_ca"}
     assert {snake(name) for name in schema()["options"]["properties"]} | own == set(OPTIONS)

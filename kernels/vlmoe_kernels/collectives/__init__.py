@@ -2,8 +2,9 @@
 
     counts_WG -> exchange_counts -> who sends me how much -> exchange_rows -> received rows
 
-`SharedMemoryGroup` joins CPU processes of one host, `DistributedGroup` whatever torch.distributed reaches (NCCL,
-gloo). Every rank calls the same methods in the same order, a rank without rows as well.
+`SharedMemoryGroup` joins CPU processes of one host, `GlooGroup` of several. `DistributedGroup` joins whatever
+torch.distributed reaches: GPUs, by NCCL. Every rank calls the same methods in the same order, a rank without rows as
+well.
 """
 
 # W = ranks of the group, G = groups of weights on one rank, R = rows, D = width
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
+
+# how long another rank may stay silent inside an exchange
+DEFAULT_TIMEOUT_S = 60.0
 
 
 class GroupError(RuntimeError):

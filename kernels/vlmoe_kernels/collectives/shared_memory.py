@@ -20,9 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlmoe_kernels.collectives import GroupError
-
-DEFAULT_TIMEOUT_S = 60.0
+from vlmoe_kernels.collectives import DEFAULT_TIMEOUT_S, GroupError
 
 # where the rows for one rank begin in the sender's area, and how many bytes they are
 _HEADER = struct.Struct("=qq")

@@ -15,6 +15,22 @@ from vlmoe_serve.placement.placement import Placement
 
 
 @dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where the nodes of a group meet; node 0 listens there.
+
+    node: this one. key_file: who joins must know what is in it; None asks nobody. patience_s: how long node 0 waits for
+    the others.
+    """
+
+    num_nodes: int
+    node: int
+    host: str
+    port: int
+    key_file: Path | None = None
+    patience_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
@@ -22,7 +38,8 @@ class EngineOptions:
     of them holds which experts; None for even shares. trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
     expert_memory: bytes that mixtures' experts may take; 0 for no limit.
-    settings: names and values that are an engine's own. mode: how jobs are routed that do not say.
+    settings: names and values that are an engine's own. mode: how jobs are routed that do not say. rendezvous: of the
+    nodes that the ranks are on, equally many on each; None for this one alone.
     """
 
     path: Path
@@ -36,6 +53,12 @@ class EngineOptions:
     expert_memory: int = 0
     settings: tuple[tuple[str, str], ...] = ()
     mode: RoutingMode = DEFAULT
+    rendezvous: Rendezvous | None = None
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on each node."""
+        return self.ranks // (1 if self.rendezvous is None else self.rendezvous.num_nodes)
 
 
 @dataclass(frozen=True, slots=True)

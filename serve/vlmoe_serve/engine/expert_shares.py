@@ -27,9 +27,14 @@ def _held(slots_K: Slots, first_text: int) -> Held:
     return image, text
 
 
-def split_by_counts(num_ranks: int) -> Split:
-    """By what there is in a batch, for ranks on one host."""
-    node_G = np.zeros(num_ranks, np.int32)
+def split_by_counts(num_ranks: int, per_node: int) -> Split:
+    """By what there is in a batch.
+
+    Args:
+        num_ranks: of the group.
+        per_node: that share a host; those of one host come one after the other.
+    """
+    node_G = np.arange(num_ranks, dtype=np.int32) // per_node
     stream = Costs().stream_tokens
 
     def split(counts_XW: Flow, hosts_XW: Hosts) -> Flow:

@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vlmoe_model.inputs import Job
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.report import EngineReport
@@ -109,6 +110,14 @@ class Batch(NamedTuple):
     traced: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """For a rank, from wherever its arrays came: run these. traced: whether to tell what the routers chose."""
+
+    jobs: tuple[Job, ...]
+    traced: bool = False
+
+
 class BatchDone(NamedTuple):
     """One block of float32 values a job, in order. report: now and then, what the engine has done."""
 
@@ -156,6 +165,7 @@ class Pong:
 
 ToEngine = Load | Batch | Ping
 FromEngine = Ready | LoadFailed | BatchDone | BatchRaised | Pong
+ToRank = Jobs | Ping
 FromRank = RankDone | LoadFailed | Pong
 
 

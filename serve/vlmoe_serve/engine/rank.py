@@ -3,26 +3,40 @@
 python -P -m vlmoe_serve.engine.rank PARENT_PID SOCKET_FD ARENA_FD PORT DESCRIPTORS
 """
 
-import gc
 import json
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import cast
 
 from vlmoe_kernels.collectives.shared_memory import Descriptors
-from vlmoe_model.packing import Packed
-from vlmoe_model.routing import Routing
-from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import protocol
+from vlmoe_serve.engine.duty import do_duty
 from vlmoe_serve.engine.lifetime import die_with
-from vlmoe_serve.engine.meter import resident_bytes
-from vlmoe_serve.engine.protocol import Batch, Load, LoadFailed, Ping, Pong, RankDone
-from vlmoe_serve.engine.ranks import load_share
-from vlmoe_serve.engine.tracing import rows_of
+from vlmoe_serve.engine.loading import join_host
+from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, ToRank
 from vlmoe_serve.engine.transport import ArenaView
-from vlmoe_serve.placement.trace_format import Rows
+
+
+class LocalBoss:
+    """Rank 0 on the same host: messages over the inherited socket, arrays in shared memory."""
+
+    def __init__(self, sock: socket.socket, arena: ArenaView) -> None:
+        self._socket = sock
+        self._arena = arena
+
+    def hear(self) -> ToRank:
+        """See `Boss`. The arrays of jobs are gone after the next call."""
+        asked = protocol.receive(self._socket)
+        if isinstance(asked, Batch):
+            return Jobs(tuple(self._arena.read(asked.jobs, asked.arena_bytes)), asked.traced)
+        return cast(ToRank, asked)
+
+    def tell(self, message: FromRank) -> None:
+        """See `Boss`."""
+        self._socket.sendall(protocol.frame(message))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,32 +58,8 @@ def main(argv: Sequence[str]) -> int:
 def _serve(sock: socket.socket, arena: ArenaView, port: int, descriptors: Descriptors) -> int:
     load = protocol.receive(sock)
     assert isinstance(load, Load)
-    try:
-        runner = load_share(load.options, descriptors, port)
-    except (ValueError, OSError) as error:
-        sock.sendall(protocol.frame(LoadFailed(" ".join(str(error).split()))))
-        return 1
-    gc.collect()
-    gc.freeze()
-    sock.sendall(protocol.frame(RankDone((), resident_bytes())))
-    while True:
-        batch = protocol.receive(sock)
-        if isinstance(batch, Ping):
-            sock.sendall(protocol.frame(Pong(batch.id)))
-            continue
-        assert isinstance(batch, Batch)
-        sock.sendall(protocol.frame(_run(runner, arena, batch, descriptors.rank)))
-
-
-def _run(runner: Runner, arena: ArenaView, batch: Batch, rank: int) -> RankDone:
-    rows: list[Rows] = []
-
-    def observe(packed: Packed, log: Sequence[Routing]) -> None:
-        rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
-
-    outputs = runner.run(arena.read(batch.jobs, batch.arena_bytes), observe if batch.traced else None)
-    blocks = tuple(output.tobytes() for output in outputs)
-    return RankDone(blocks, resident_bytes(), rows[0] if rows else None)
+    do_duty(LocalBoss(sock, arena), load.options, join_host(load.options, descriptors, port))
+    return 1
 
 
 def _descriptors(text: str) -> Descriptors:

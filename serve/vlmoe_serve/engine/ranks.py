@@ -3,7 +3,7 @@
     rank 0: share out the jobs -> send each rank its own -> run its own -> collect
     rank n: (rank.py) receive -> run -> answer
 
-Sequences are shared out by their tokens; experts are reached through `vlmoe_kernels.collectives`. A rank that fails
+Sequences are shared out by what they cost; experts are reached through `vlmoe_kernels.collectives`. A rank that fails
 ends the whole group, this process included: the supervisor starts it again and runs the batch again. A rank never
 outlives rank 0.
 """
@@ -17,28 +17,24 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.distributed as dist
 
-from vlmoe_kernels.collectives import Group
-from vlmoe_kernels.collectives.distributed import DistributedGroup
-from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup, make_descriptors
+from vlmoe_kernels.collectives.shared_memory import Descriptors, make_descriptors
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
-from vlmoe_model.runner import Dtype, Runner, choose_device
+from vlmoe_model.runner import Runner
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+from vlmoe_serve.engine.loading import free_port, join_host, load_share
 from vlmoe_serve.engine.meter import resident_bytes
-from vlmoe_serve.engine.protocol import Batch, FromRank, Load, LoadFailed, Ping, Pong, RankDone
+from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, LoadFailed, Ping, Pong, RankDone, ToRank
 from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
 from vlmoe_serve.placement.trace_format import Rows
@@ -48,17 +44,104 @@ _RANK = "vlmoe_serve.engine.rank"
 _LONG_S = 10.0
 
 
-class RankProcess:
-    """One of the other ranks, seen from rank 0."""
+class Channel(Protocol):
+    """How rank 0 reaches another rank."""
 
-    def __init__(self, rank: int, options: EngineOptions, descriptors: Descriptors, port: int) -> None:
-        self._rank = rank
+    def fileno(self) -> int:
+        """To wait for it."""
+        ...
+
+    def tell(self, message: ToRank) -> None:
+        """Send it."""
+        ...
+
+    def hear(self) -> FromRank:
+        """Its next message.
+
+        Raises:
+            EOFError, OSError: it is gone.
+        """
+        ...
+
+
+class OtherRank:
+    """One of the other ranks, seen from rank 0. name: what messages call it."""
+
+    def __init__(self, name: str, channel: Channel) -> None:
         # resident, when it answered last
         self.memory_bytes = 0
-        self._arena = Arena()
-        self._socket, theirs = socket.socketpair()
-        fds = [theirs.fileno(), self._arena.fd]
-        with theirs:
+        self._name = name
+        self._channel = channel
+
+    def wait_until_loaded(self) -> None:
+        """Raises ValueError with the rank's own reason."""
+        answer = self._hear()
+        if isinstance(answer, LoadFailed):
+            raise ValueError(answer.reason)
+        assert isinstance(answer, RankDone), answer
+        self.memory_bytes = answer.memory_bytes
+
+    def send(self, jobs: Sequence[Job], *, traced: bool = False) -> None:
+        """Hand it its part of a batch. traced: it is to tell what its routers choose."""
+        self._channel.tell(Jobs(tuple(jobs), traced))
+
+    def done(self) -> tuple[list[npt.NDArray[np.float32]], Rows | None]:
+        """What it made of the part it was sent last, and what its routers chose."""
+        answer = self._hear()
+        assert isinstance(answer, RankDone), answer
+        self.memory_bytes = answer.memory_bytes
+        return [np.frombuffer(block, np.float32) for block in answer.outputs], answer.rows
+
+    def ping(self) -> None:
+        """Ask whether it lives."""
+        self._channel.tell(Ping(0))
+
+    def wait_for_pong(self) -> None:
+        """Wait, however long it takes, and name the rank when it takes long."""
+        while not select.select([self._channel], [], [], _LONG_S)[0]:
+            print(f"{self._name} has not answered for {_LONG_S:g} s", file=sys.stderr, flush=True)
+        answer = self._hear()
+        assert isinstance(answer, Pong), answer
+
+    def _hear(self) -> FromRank:
+        try:
+            return self._channel.hear()
+        except (EOFError, OSError):
+            raise RuntimeError(f"{self._name} ended") from None
+
+
+class LocalChannel:
+    """To a rank of this host: messages over a socket pair, arrays through shared memory."""
+
+    def __init__(self) -> None:
+        self.arena = Arena()
+        self._socket, self.theirs = socket.socketpair()
+
+    def fileno(self) -> int:
+        """See `Channel`."""
+        return self._socket.fileno()
+
+    def tell(self, message: ToRank | Load) -> None:
+        """See `Channel`."""
+        if isinstance(message, Jobs):
+            refs, size = self.arena.write(message.jobs)
+            self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, message.traced)))
+        else:
+            self._socket.sendall(protocol.frame(message))
+
+    def hear(self) -> FromRank:
+        """See `Channel`."""
+        return cast(FromRank, protocol.receive(self._socket))
+
+
+class RankProcess(OtherRank):
+    """A rank of this host, and its process."""
+
+    def __init__(self, rank: int, options: EngineOptions, descriptors: Descriptors, port: int) -> None:
+        channel = LocalChannel()
+        super().__init__(f"rank {rank}", channel)
+        fds = [channel.theirs.fileno(), channel.arena.fd]
+        with channel.theirs:
             # in the thread that lives as long as this process: Linux ends a child with its maker thread
             self._process = subprocess.Popen(
                 [
@@ -71,57 +154,24 @@ class RankProcess:
         for fd in (*descriptors.inbox, *descriptors.outbox):
             if fd >= 0:
                 os.close(fd)
-        self._socket.sendall(protocol.frame(Load("", options)))
+        channel.tell(Load("", options))
 
     def wait_until_loaded(self) -> None:
-        """Raises ValueError with the rank's own reason."""
-        answer = self._receive()
-        if isinstance(answer, LoadFailed):
-            raise ValueError(answer.reason)
-        assert isinstance(answer, RankDone), answer
-        self.memory_bytes = answer.memory_bytes
+        """See `OtherRank`."""
+        super().wait_until_loaded()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         """End with it, also when nobody waits for its answer: the supervisor is to start the group again at once."""
         code = self._process.wait()
-        print(f"rank {self._rank} ended with code {code}: all ranks start again", file=sys.stderr, flush=True)
+        print(f"{self._name} ended with code {code}: all ranks start again", file=sys.stderr, flush=True)
         os._exit(1)
-
-    def send(self, jobs: Sequence[Job], *, traced: bool = False) -> None:
-        """Hand it its part of a batch. traced: it is to tell what its routers choose."""
-        refs, size = self._arena.write(jobs)
-        self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, traced)))
-
-    def done(self) -> tuple[list[npt.NDArray[np.float32]], Rows | None]:
-        """What it made of the part it was sent last, and what its routers chose."""
-        answer = self._receive()
-        assert isinstance(answer, RankDone), answer
-        self.memory_bytes = answer.memory_bytes
-        return [np.frombuffer(block, np.float32) for block in answer.outputs], answer.rows
-
-    def ping(self) -> None:
-        """Ask whether it lives."""
-        self._socket.sendall(protocol.frame(Ping(0)))
-
-    def wait_for_pong(self) -> None:
-        """Wait, however long it takes, and name the rank when it takes long."""
-        while not select.select([self._socket], [], [], _LONG_S)[0]:
-            print(f"rank {self._rank} has not answered for {_LONG_S:g} s", file=sys.stderr, flush=True)
-        answer = self._receive()
-        assert isinstance(answer, Pong), answer
-
-    def _receive(self) -> FromRank:
-        try:
-            return cast(FromRank, protocol.receive(self._socket))
-        except (EOFError, OSError):
-            raise RuntimeError(f"rank {self._rank} ended") from None
 
 
 class Ranks:
     """A `Runner` whose experts are shared out over several processes."""
 
-    def __init__(self, runner: Runner, others: Sequence[RankProcess]) -> None:
+    def __init__(self, runner: Runner, others: Sequence[OtherRank]) -> None:
         self._runner = runner
         self._others = others
         self.num_ranks = 1 + len(others)
@@ -134,7 +184,7 @@ class Ranks:
 
         tracer: told what the routers of all ranks chose.
         """
-        shares = share_out(jobs, 1 + len(self._others), self.config.patch_size)
+        shares = share_out(jobs, 1 + len(self._others), self.config)
         rows: list[Rows | None] = []
 
         def observe(packed: Packed, log: Sequence[Routing]) -> None:
@@ -181,55 +231,25 @@ def load(options: EngineOptions) -> Ranks:
     group = make_descriptors(options.ranks)
     port = free_port()
     others = [RankProcess(rank, options, group[rank], port) for rank in range(1, options.ranks)]
-    runner = load_share(options, group[0], port)
+    runner = load_share(options, join_host(options, group[0], port))
     for other in others:
         other.wait_until_loaded()
     return Ranks(runner, others)
 
 
-def load_share(options: EngineOptions, descriptors: Descriptors, port: int) -> Runner:
-    """This rank's part of the model.
+def share_out(jobs: Sequence[Job], num_ranks: int, config: ModelConfig) -> list[list[int]]:
+    """Indices of the jobs of each rank: the dearest first, each to the rank that has least; in order within a rank.
 
-    Raises:
-        ValueError: a bad checkpoint, or a placement for another model.
+    What a job costs follows from the multiplications of a layer: 4 dim + 2 ffn_dim a token and output of width dim, and
+    2 for each pair of tokens in attention.
     """
-    return Runner.load(
-        options.path,
-        device=options.device,
-        dtype=cast(Dtype, options.dtype),
-        threads=options.threads,
-        group=_join(options, descriptors, port),
-        holdings=None if options.placement is None else holdings_of(options.placement),
-        split=split_by_counts(options.ranks),
-        mode=options.mode,
-    )
-
-
-def _join(options: EngineOptions, descriptors: Descriptors, port: int) -> Group:
-    if choose_device(options.device) == "cpu":
-        return SharedMemoryGroup(descriptors)
-    torch.cuda.set_device(descriptors.rank)
-    dist.init_process_group(
-        "nccl", f"tcp://127.0.0.1:{port}", rank=descriptors.rank, world_size=options.ranks
-    )
-    return DistributedGroup()
-
-
-def share_out(jobs: Sequence[Job], num_ranks: int, patch_size: int) -> list[list[int]]:
-    """Indices of the jobs of each rank: the largest first, each to the rank that has least; in order within a rank."""
-    tokens = [Work.of(job, patch_size).tokens for job in jobs]
+    per_pair = 1 / (2 * config.dim + config.ffn_dim)
+    work = [Work.of(job, config.patch_size) for job in jobs]
+    costs = [one.tokens + per_pair * one.attention for one in work]
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    loads = [0] * num_ranks
-    for index in sorted(range(len(jobs)), key=lambda i: -tokens[i]):
+    loads = [0.0] * num_ranks
+    for index in sorted(range(len(jobs)), key=lambda i: -costs[i]):
         rank = loads.index(min(loads))
         shares[rank].append(index)
-        loads[rank] += tokens[index]
+        loads[rank] += costs[index]
     return [sorted(share) for share in shares]
-
-
-def free_port() -> int:
-    """A port that nobody listens on, for the ranks' rendezvous on this host."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

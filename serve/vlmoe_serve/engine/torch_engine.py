@@ -1,7 +1,7 @@
 """The default engine: our own runner, in this process or over several ranks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -20,6 +20,7 @@ from vlmoe_model.runner import DTYPES, Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
+from vlmoe_serve.engine.nodes import remote
 from vlmoe_serve.engine.passes import run_apart
 from vlmoe_serve.engine.report import EngineReport, ExpertMemory
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
@@ -124,7 +125,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
                 expert_memory=options.expert_memory,
             )
             if options.ranks == 1
-            else ranks.load(options)
+            else _over_ranks(options, lambda: ids.result()[0])
         )
     model, space = ids.result()
     tracer = None if options.trace_dir is None else _tracer(options, runner.config, model)
@@ -153,6 +154,12 @@ def _meter(runner: Runner | ranks.Ranks) -> ExpertMeter | None:
     meter = ExpertMeter(runner.config, num_ranks, runner.config.dim * DTYPES[runner.dtype].itemsize)
     runner.observe_load(meter.observe)
     return meter
+
+
+def _over_ranks(options: EngineOptions, model_id: Callable[[], str]) -> ranks.Ranks:
+    if options.rendezvous is None:
+        return ranks.load(options)
+    return remote.load(options, options.rendezvous, model_id)
 
 
 def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingTracer:

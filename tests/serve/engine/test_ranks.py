@@ -132,13 +132,13 @@ def test_sequences_are_shared_out_by_their_tokens() -> None:
         for j in work
     ]
     for num_ranks in (1, 2, 4):
-        shares = share_out(work, num_ranks, 4)
+        shares = share_out(work, num_ranks, CONFIG)
         assert sorted(index for share in shares for index in share) == list(range(12))
         assert all(share == sorted(share) for share in shares)
         loads = [sum(tokens[i] for i in share) for share in shares]
         assert max(loads) - min(loads) <= max(tokens)
-    assert share_out(work[:1], 3, 4) == [[0], [], []]
-    assert share_out([], 2, 4) == [[], []]
+    assert share_out(work[:1], 3, CONFIG) == [[0], [], []]
+    assert share_out([], 2, CONFIG) == [[], []]
 
 
 @pytest.mark.parametrize(

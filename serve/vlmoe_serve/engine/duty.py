@@ -1,0 +1,61 @@
+"""What rank 1 and up do, however rank 0 reaches them: load their share, then run what they are sent."""
+
+import gc
+from collections.abc import Sequence
+from typing import Protocol
+
+from vlmoe_kernels.collectives import Group
+from vlmoe_model.packing import Packed
+from vlmoe_model.routing import Routing
+from vlmoe_model.runner import Runner
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.loading import load_share
+from vlmoe_serve.engine.meter import resident_bytes
+from vlmoe_serve.engine.protocol import FromRank, Jobs, LoadFailed, Ping, Pong, RankDone, ToRank
+from vlmoe_serve.engine.tracing import rows_of
+from vlmoe_serve.placement.trace_format import Rows
+
+
+class Boss(Protocol):
+    """Rank 0, as another rank reaches it. Both raise EOFError or OSError when it is gone."""
+
+    def hear(self) -> ToRank:
+        """Its next message."""
+        ...
+
+    def tell(self, message: FromRank) -> None:
+        """Send it."""
+        ...
+
+
+def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
+    """Return only when the share cannot be loaded, after rank 0 was told why.
+
+    Raises:
+        EOFError, OSError: rank 0 is gone. GroupError: another rank is.
+    """
+    try:
+        runner = load_share(options, group)
+    except (ValueError, OSError) as error:
+        boss.tell(LoadFailed(" ".join(str(error).split())))
+        return
+    gc.collect()
+    gc.freeze()
+    boss.tell(RankDone((), resident_bytes()))
+    while True:
+        asked = boss.hear()
+        if isinstance(asked, Ping):
+            boss.tell(Pong(asked.id))
+        else:
+            boss.tell(_run(runner, asked, group.rank))
+
+
+def _run(runner: Runner, asked: Jobs, rank: int) -> RankDone:
+    rows: list[Rows] = []
+
+    def observe(packed: Packed, log: Sequence[Routing]) -> None:
+        rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
+
+    outputs = runner.run(asked.jobs, observe if asked.traced else None)
+    blocks = tuple(output.tobytes() for output in outputs)
+    return RankDone(blocks, resident_bytes(), rows[0] if rows else None)

@@ -1,0 +1,74 @@
+"""A rank's part of the model: join the group, then load what this rank holds."""
+
+import socket
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.collectives.distributed import DistributedGroup
+from vlmoe_kernels.collectives.gloo import GlooGroup
+from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup
+from vlmoe_model.runner import Dtype, Runner, choose_device
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+
+
+def load_share(options: EngineOptions, group: Group) -> Runner:
+    """This rank's part of the model.
+
+    Raises:
+        ValueError: a bad checkpoint, or a placement for another model.
+    """
+    return Runner.load(
+        options.path,
+        device=options.device,
+        dtype=cast(Dtype, options.dtype),
+        threads=options.threads,
+        group=group,
+        holdings=None if options.placement is None else holdings_of(options.placement),
+        split=split_by_counts(options.ranks, options.local_ranks),
+        mode=options.mode,
+    )
+
+
+def join_host(options: EngineOptions, descriptors: Descriptors, port: int) -> Group:
+    """The group of one host: shared memory between CPU ranks, NCCL between GPUs, whose ranks meet at the port."""
+    if choose_device(options.device) == "cpu":
+        return SharedMemoryGroup(descriptors)
+    return _nccl(options, descriptors.rank, "127.0.0.1", port)
+
+
+def join_nodes(options: EngineOptions, rank: int, store: Store, address: str, host: str, port: int) -> Group:
+    """The group of several nodes: gloo between CPU ranks, those of one node included, NCCL between GPUs.
+
+    Args:
+        options: of the engine.
+        rank: of all nodes.
+        store: through which gloo's ranks find each other.
+        address: of this host, as the others reach it.
+        host: of node 0, where NCCL's ranks find each other.
+        port: likewise.
+
+    Raises:
+        GroupError: the ranks do not reach each other.
+    """
+    if choose_device(options.device) == "cpu":
+        return GlooGroup(store, rank, options.ranks, address)
+    return _nccl(options, rank, host, port)
+
+
+def _nccl(options: EngineOptions, rank: int, host: str, port: int) -> Group:
+    torch.cuda.set_device(rank % options.local_ranks)
+    dist.init_process_group("nccl", f"tcp://{host}:{port}", rank=rank, world_size=options.ranks)
+    return DistributedGroup()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, where NCCL's ranks are to meet."""
+    with socket.socket() as sock:
+        sock.bind(("", 0))
+        port: int = sock.getsockname()[1]
+        return port
