@@ -15,8 +15,9 @@ from vlmoe_serve.engine.vllm.settings import OURS
 
 def register() -> None:
     """Make the network, its configuration and its checkpoints known to vLLM."""
-    if os.environ.get(OURS) and multiprocessing.parent_process() is not None:
+    parent = multiprocessing.parent_process()
+    if os.environ.get(OURS) and parent is not None and parent.pid is not None:
         # the engine's process may be killed, and vLLM's would live on without it
-        be_killed_with(os.getppid())
+        be_killed_with(parent.pid)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, "vlmoe_serve.engine.vllm.model:VLMoEModel")
