@@ -6,10 +6,11 @@ for machines that are busy otherwise. `roof` is the larger of (multiply-adds / t
 large product) and (bytes of the weights that are used / the best rate of reading), both measured first, in the same
 run; the last column is what the C++ kernels take as a multiple of it. Routing is uniform, one choice a token.
 
-    python kernels/bench/cpu_layers.py [--size base] [--tokens 1 40 197 1576 6304] [--threads 1] [--clock wall]
+    python kernels/bench/cpu_layers.py [--size base] [--experts 128] [--tokens 40 197 1576] [--threads 1] [--clock wall]
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 40, 197, 1576, 6304])
     parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
     parser.add_argument("--layers", nargs="+", default=["moe", "ffn", "qkv", "attn"])
+    parser.add_argument("--experts", type=int, help="of the mixture; default: the size's own")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
@@ -150,18 +152,21 @@ def main() -> None:
     if options.clock == "thread" and options.threads != 1:
         parser.error("the processor time of one thread says nothing of several")
     clock = CLOCKS[options.clock]
+    size = SIZES[options.size]
+    if options.experts is not None:
+        size = dataclasses.replace(size, experts=options.experts)
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"torch {torch.__version__}, {capability}, {options.threads} threads, {options.clock} clock")
-    print(f"size {options.size}: {SIZES[options.size]}; milliseconds, median and spread")
+    print(f"size {options.size}: {size}; milliseconds, median and spread")
     for name in options.dtypes:
         dtype = DTYPES[name]
         rate, bandwidth = peaks(dtype, options.repeats, clock)
         print(f"{name}: {2e-9 * rate:.0f} GFLOP/s, {1e-9 * bandwidth:.1f} GB/s")
         print(f"{'layer':5} {'T':>5}", *(f"{column:>15}" for column in COLUMNS), f"{'roof':>9} {'ratio':>6}")
         for num_tokens in options.tokens:
-            for case in cases(SIZES[options.size], num_tokens, dtype):
+            for case in cases(size, num_tokens, dtype):
                 if case.name not in options.layers:
                     continue
                 times = interleaved_s(list(case.ops.values()), options.repeats, clock)
