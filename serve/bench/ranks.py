@@ -1,10 +1,11 @@
 """Expert parallelism on one host: N ranks of one thread beside one rank of N threads, batches interleaved.
 
-    .venv/bin/python serve/bench/ranks.py [--model demo | --preset vlmoe_small_32e] [--ranks 2] [--images 8 32]
+    .venv/bin/python serve/bench/ranks.py [--model demo | --preset vlmoe_small_32e] [--ranks 2] [--nodes 2]
 
-Prints the median time of a batch for both, their ratio (above 1: the ranks are faster), and each process's memory
-(PSS: shared pages are counted in parts). A preset gets random weights in a temporary directory, and routers that
-spread tokens over all experts.
+Prints the median time of a batch for each, their ratio (above 1: the ranks are faster), and each process's memory
+(PSS: shared pages are counted in parts). With --nodes also as that many nodes, which exchange rows by gloo over the
+loopback interface where the ranks of one host use shared memory. A preset gets random weights in a temporary directory,
+and routers that spread tokens over all experts.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import dataclasses
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,9 @@ from vlmoe_model.network import VLMoE
 from vlmoe_model.presets import PRESETS
 from vlmoe_model.tokenizer import train_wordpiece
 from vlmoe_serve.engine import ENGINES
-from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.base import EngineOptions, Rendezvous
+from vlmoe_serve.engine.loading import free_port
+from vlmoe_serve.engine.nodes.agent import Agent
 from vlmoe_serve.engine.supervisor import Supervisor
 
 
@@ -71,12 +75,21 @@ def pss_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-async def measure(path: Path, dtype: str, ranks: int, sizes: Sequence[int], repeats: int) -> None:
-    """Both engines alive at once, one batch of each in turn."""
+async def measure(path: Path, dtype: str, ranks: int, nodes: int, sizes: Sequence[int], repeats: int) -> None:
+    """All engines alive at once, one batch of each in turn."""
     alternatives = {
         f"1 rank x {ranks} threads": EngineOptions(path, "cpu", dtype, threads=ranks),
         f"{ranks} ranks x 1 thread": EngineOptions(path, "cpu", dtype, threads=1, ranks=ranks),
     }
+    agents = []
+    if nodes > 1:
+        where = Rendezvous(nodes, 0, "127.0.0.1", free_port())
+        spread = EngineOptions(path, "cpu", dtype, threads=1, ranks=ranks, rendezvous=where)
+        alternatives[f"{ranks} ranks on {nodes} nodes"] = spread
+        for node in range(1, nodes):
+            place = dataclasses.replace(where, node=node)
+            agents.append(Agent(dataclasses.replace(spread, rendezvous=place), place))
+            threading.Thread(target=agents[-1].run).start()
     engines = {name: Supervisor(ENGINES["torch"], options) for name, options in alternatives.items()}
     for engine in engines.values():
         await engine.start()
@@ -89,12 +102,15 @@ async def measure(path: Path, dtype: str, ranks: int, sizes: Sequence[int], repe
                     start_s = time.perf_counter()
                     await engine.run(jobs)
                     ms[name].append(1000 * (time.perf_counter() - start_s))
-            one, many = (statistics.median(times[1:]) for times in ms.values())
-            print(f"{num} images: {one:.1f} ms, over ranks {many:.1f} ms, ratio {one / many:.2f}", flush=True)
+            (_, one), *others = ((name, statistics.median(times[1:])) for name, times in ms.items())
+            told = "; ".join(f"{name} {many:.1f} ms, ratio {one / many:.2f}" for name, many in others)
+            print(f"{num} images: {one:.1f} ms; {told}", flush=True)
         for name, engine in engines.items():
             assert engine.pid is not None
             print(name, "PSS MB:", *(f"{pss_mb(pid):.0f}" for pid in processes_of(engine.pid)))
     finally:
+        for agent in agents:
+            agent.stop()
         for engine in engines.values():
             await engine.stop()
 
@@ -106,12 +122,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS))
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = random_checkpoint(args.preset, Path(scratch, "model")) if args.preset else resolve(args.model)
-        asyncio.run(measure(path, args.dtype, args.ranks, args.images, args.repeats))
+        asyncio.run(measure(path, args.dtype, args.ranks, args.nodes, args.images, args.repeats))
 
 
 if __name__ == "__main__":

@@ -93,9 +93,16 @@ def pod_spec() -> Callable[[Objects], dict[str, Any]]:
     """The server's pod."""
 
     def find(objects: Objects) -> dict[str, Any]:
-        (workload,) = [each for each in objects.values() if each["kind"] in ("Deployment", "StatefulSet")]
-        spec: dict[str, Any] = workload["spec"]["template"]["spec"]
-        return spec
+        kinds = ("Deployment", "StatefulSet", "LeaderWorkerSet")
+        (workload,) = [each for each in objects.values() if each["kind"] in kinds]
+        spec = workload["spec"]
+        template = (
+            spec["leaderWorkerTemplate"]["workerTemplate"]
+            if "leaderWorkerTemplate" in spec
+            else spec["template"]
+        )
+        pod: dict[str, Any] = template["spec"]
+        return pod
 
     return find
 

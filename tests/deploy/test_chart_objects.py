@@ -229,3 +229,52 @@ def test_templates_are_filled_in_where_the_readme_says_so(render, container, pod
     assert container(objects)["args"][-2:] == ["--max-queue-ms", "900"]
     assert pod_spec(objects)["serviceAccountName"] == "shared"
     assert not any(name.startswith(("ServiceAccount/", "Pod/")) for name in objects)
+
+
+def test_a_group_is_a_leader_worker_set_whose_first_pods_have_the_doors(render, pod_spec, container):
+    objects = render("group.yaml", 'autoscaling.kind="hpa"')
+    assert "Deployment/r1-vlmoe" not in objects
+    spec = objects["LeaderWorkerSet/r1-vlmoe-group"]["spec"]
+    assert spec["leaderWorkerTemplate"]["size"] == 3
+    # the pods wait for each other, and come back one by one
+    assert spec["startupPolicy"] == "LeaderCreated"
+    assert spec["leaderWorkerTemplate"]["restartPolicy"] == "None"
+    assert objects["HorizontalPodAutoscaler/r1-vlmoe"]["spec"]["scaleTargetRef"] == {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "name": "r1-vlmoe-group",
+    }
+    # the set makes a headless Service of its own name
+    assert "Service/r1-vlmoe-group" not in objects
+    assert objects["Service/r1-vlmoe"]["spec"]["selector"]["leaderworkerset.sigs.k8s.io/worker-index"] == "0"
+    arguments = container(objects)["args"]
+    given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    assert (given["--nodes"], given["--ranks"]) == ("3", "6")
+    assert given["--node-rank"] == "$(NODE_RANK)"
+    assert given["--rendezvous"] == "$(LWS_LEADER_ADDRESS):29500"
+    assert given["--rendezvous-key-file"] == "/group/key"
+    (variable,) = container(objects)["env"]
+    assert variable["name"] == "NODE_RANK"
+    assert variable["valueFrom"]["fieldRef"]["fieldPath"] == (
+        "metadata.labels['leaderworkerset.sigs.k8s.io/worker-index']"
+    )
+    volumes = {each["name"]: each for each in pod_spec(objects)["volumes"]}
+    assert volumes["group-key"]["secret"]["secretName"] == "vlmoe-group"
+
+
+def test_pods_of_a_group_reach_each_other_through_the_policy(render):
+    rules = render("group.yaml")["NetworkPolicy/r1-vlmoe"]["spec"]
+    pods = {"matchLabels": {"app.kubernetes.io/name": "vlmoe", "app.kubernetes.io/instance": "r1"}}
+    assert {"from": [{"podSelector": pods}]} in rules["ingress"]
+    assert {"to": [{"podSelector": pods}]} in rules["egress"]
+    # nobody else reaches more than the doors
+    assert [port["port"] for port in rules["ingress"][0]["ports"]] == ["http", "grpc"]
+    assert any(port.get("port") == 53 for rule in rules["egress"] for port in rule.get("ports", []))
+
+
+@pytest.mark.parametrize("name", ["v", "v" * 63])
+def test_names_of_a_group_leave_room_for_those_of_its_pods(render, name):
+    """A worker's StatefulSet is NAME-GROUP, and its pods carry NAME-GROUP-HASH in a label of 63 characters."""
+    objects = render("group.yaml", f'fullnameOverride="{name}"')
+    (group,) = [each for each in objects.values() if each["kind"] == "LeaderWorkerSet"]
+    assert len(group["metadata"]["name"]) + len("-999-5f6d8c7b9f") <= 63

@@ -55,6 +55,21 @@ REFUSED = {
     "half a key": ('apiKeys.existingSecret="s";apiKeys.client={"name": "a"}', "client"),
     "loading without a key": ('modelLoading.claim={"name": "a"}', "who may"),
     "a gRPC Ingress without gRPC": ("ingress.grpc=true;grpc.enabled=false", "grpc.enabled"),
+    "a group with collections": ("expertParallel.nodes=2;collections.enabled=true", "have no volumes"),
+    "ranks of a group": ("expertParallel.nodes=2;options.ranks=2", "leave it out"),
+    "a group with two models": (
+        'expertParallel.nodes=2;models=[{"name": "a", "demo": true}, {"name": "b", "demo": true}]',
+        "a group serves one model",
+    ),
+    "a group that loads models": (
+        'expertParallel.nodes=2;modelLoading={"claim": {"name": "a"}, "adminSecret": "b"}',
+        "loads no other",
+    ),
+    "a group that is replaced at once": (
+        'expertParallel.nodes=2;strategy={"type": "Recreate", "rollingUpdate": null}',
+        "RollingUpdate alone",
+    ),
+    "no node": ("expertParallel.nodes=0", "nodes"),
     "a port there is none of": ("service.port=70000", "port"),
 }
 

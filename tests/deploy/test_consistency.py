@@ -9,6 +9,7 @@ import yaml
 
 from vlmoe_serve.engine.supervisor import SupervisorOptions
 from vlmoe_serve.metrics import Metrics
+from vlmoe_serve.nodes import rendezvous_of
 from vlmoe_serve.option_sources import ENV_PREFIX, UsageError, parse_options
 from vlmoe_serve.options import DEFAULTS, OPTIONS
 
@@ -102,13 +103,20 @@ def test_the_server_takes_the_arguments_and_variables(render, container, case):
     first = container(render(case))
     variables = {each["name"]: each.get("value", "1") for each in first.get("env", [])}
     assert first["command"] == ["vlmoe"]
-    options = parse_options(first["args"][1:], variables)
+    # as Kubernetes fills them in; the second is given by the LeaderWorkerSet
+    known = {**variables, "LWS_LEADER_ADDRESS": "r1-vlmoe-group-0.r1-vlmoe-group.serving"}
+    arguments = [re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], each) for each in first["args"][1:]]
+    options = parse_options(arguments, variables)
+    where = rendezvous_of(options)
+    group_port = set() if where is None else {where.port}
     assert first["args"][0] == "serve"
     assert options.host == "0.0.0.0"
-    assert {port["containerPort"] for port in first["ports"]} == {options.port, options.grpc_port} - {0}
+    ports = {options.port, options.grpc_port} - {0} | group_port
+    assert {port["containerPort"] for port in first["ports"]} == ports
     assert str(options.data_dir) in {mount["mountPath"] for mount in first["volumeMounts"]}
     folders = {mount["mountPath"] for mount in first["volumeMounts"]}
     files = (options.api_key_file, options.admin_key_file, options.tls_cert, options.tls_key)
+    files += (options.rendezvous_key_file,)
     assert {str(file.parent) for file in files if file is not None} <= folders
     assert options.model_root is None or str(options.model_root) in folders
 
@@ -134,6 +142,14 @@ def test_probes_and_scrapes_ask_for_open_routes_of_the_server(render, container)
     assert endpoint["path"] in routes
     services = {port["name"]: port["targetPort"] for port in objects["Service/r1-vlmoe"]["spec"]["ports"]}
     assert services[endpoint["port"]] in ports
+
+
+@pytest.mark.deploy
+def test_a_node_without_doors_answers_the_probes(render, container):
+    first = container(render("group.yaml"))
+    text = (SERVER / "node_lifecycle.py").read_text()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert f'"{first[probe]["httpGet"]["path"]}"' in text
 
 
 @pytest.mark.deploy

@@ -13,6 +13,20 @@
 {{- end -}}
 
 {{- define "vlmoe.checks" -}}
+{{- if include "vlmoe.isGroup" . -}}
+{{- if .Values.collections.enabled -}}
+{{- fail "collections.enabled and expertParallel.nodes do not go together: a group's pods have no volumes of their own" -}}
+{{- end -}}
+{{- if .Values.options.ranks -}}
+{{- fail "options.ranks follows from expertParallel.nodes and expertParallel.ranksPerNode: leave it out" -}}
+{{- end -}}
+{{- if or (gt (len .Values.models) 1) .Values.modelLoading.claim -}}
+{{- fail "expertParallel.nodes: a group serves one model, and loads no other" -}}
+{{- end -}}
+{{- if ne .Values.strategy.type "RollingUpdate" -}}
+{{- fail "expertParallel.nodes: a LeaderWorkerSet knows strategy.type RollingUpdate alone" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.collections.enabled (gt (int64 .Values.replicaCount) 1) -}}
 {{- fail "collections.enabled needs replicaCount 1: each pod would have collections of its own" -}}
 {{- end -}}

@@ -46,8 +46,37 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{- define "vlmoe.isGroup" -}}
+{{- if gt (int64 .Values.expertParallel.nodes) 1 -}}true{{- end -}}
+{{- end -}}
+
 {{- define "vlmoe.workloadKind" -}}
+{{- if include "vlmoe.isGroup" . -}}
+LeaderWorkerSet
+{{- else -}}
 {{- ternary "StatefulSet" "Deployment" .Values.collections.enabled -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A LeaderWorkerSet makes a headless Service of its own name, which ours must not have, and StatefulSets of longer ones. */}}
+{{- define "vlmoe.workloadName" -}}
+{{- if include "vlmoe.isGroup" . -}}
+{{- printf "%s-group" (include "vlmoe.fullname" . | trunc 40 | trimSuffix "-") -}}
+{{- else -}}
+{{- include "vlmoe.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vlmoe.workloadApi" -}}
+{{- ternary "leaderworkerset.x-k8s.io/v1" "apps/v1" (eq (include "vlmoe.isGroup" .) "true") -}}
+{{- end -}}
+
+{{/* The pods that have doors. */}}
+{{- define "vlmoe.doorLabels" -}}
+{{ include "vlmoe.selectorLabels" . }}
+{{- if include "vlmoe.isGroup" . }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
 {{- end -}}
 
 {{/* The selector by which dashboards' rules find this release's series. */}}

@@ -1,4 +1,4 @@
-{{/* The pod of the Deployment and of the StatefulSet. */}}
+{{/* The pod of the Deployment, of the StatefulSet and of the LeaderWorkerSet. */}}
 
 {{/* Numbers as people write them: 64000000, where Go would print 6.4e+07. */}}
 {{- define "vlmoe.scalar" -}}
@@ -33,6 +33,20 @@
 - /data
 - --drain-s
 - {{ include "vlmoe.scalar" .Values.drainSeconds | quote }}
+{{- if include "vlmoe.isGroup" . }}
+- --nodes
+- {{ .Values.expertParallel.nodes | toString | quote }}
+- --node-rank
+- "$(NODE_RANK)"
+- --ranks
+- {{ mul .Values.expertParallel.nodes .Values.expertParallel.ranksPerNode | toString | quote }}
+- --rendezvous
+- {{ printf "$(LWS_LEADER_ADDRESS):%v" (int64 .Values.expertParallel.port) | quote }}
+{{- if .Values.expertParallel.existingSecret }}
+- --rendezvous-key-file
+- {{ printf "/group/%s" .Values.expertParallel.key | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.apiKeys.existingSecret }}
 - --api-key-file
 - {{ printf "/keys/%s" .Values.apiKeys.key | quote }}
@@ -162,9 +176,17 @@ spec:
       command: [vlmoe]
       args:
         {{- include "vlmoe.args" . | nindent 8 }}
-      {{- with .Values.extraEnv }}
+      {{- if or (include "vlmoe.isGroup" .) .Values.extraEnv }}
       env:
+        {{- if include "vlmoe.isGroup" . }}
+        - name: NODE_RANK
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.labels['leaderworkerset.sigs.k8s.io/worker-index']
+        {{- end }}
+        {{- with .Values.extraEnv }}
         {{- tpl (toYaml .) $ | nindent 8 }}
+        {{- end }}
       {{- end }}
       {{- with .Values.extraEnvFrom }}
       envFrom:
@@ -174,6 +196,11 @@ spec:
         - name: http
           containerPort: 8000
           protocol: TCP
+        {{- if include "vlmoe.isGroup" . }}
+        - name: rendezvous
+          containerPort: {{ .Values.expertParallel.port }}
+          protocol: TCP
+        {{- end }}
         {{- if .Values.grpc.enabled }}
         - name: grpc
           containerPort: 8001
@@ -238,6 +265,11 @@ spec:
           readOnly: true
         {{- end }}
         {{- end }}
+        {{- if and (include "vlmoe.isGroup" .) .Values.expertParallel.existingSecret }}
+        - name: group-key
+          mountPath: /group
+          readOnly: true
+        {{- end }}
         {{- if .Values.apiKeys.existingSecret }}
         - name: keys
           mountPath: /keys
@@ -301,6 +333,12 @@ spec:
         claimName: {{ .claim.name }}
         readOnly: true
     {{- end }}
+    {{- end }}
+    {{- if and (include "vlmoe.isGroup" .) .Values.expertParallel.existingSecret }}
+    - name: group-key
+      secret:
+        secretName: {{ .Values.expertParallel.existingSecret }}
+        defaultMode: 0440
     {{- end }}
     {{- with .Values.apiKeys.existingSecret }}
     - name: keys
