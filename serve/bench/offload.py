@@ -1,6 +1,6 @@
 """A model under budgets for its experts beside the same model without: slow-down, hit rates, bytes from disk.
 
-    python serve/bench/offload.py --preset vlmoe_small_32e --requests 24
+    python serve/bench/offload.py --preset vlmoe_small_32e
 
 Random weights, and pictures or texts one by one or in batches. Runners take turns request by request, so what
 disturbs the machine disturbs all of them; medians over requests.
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="vlmoe_small_32e", choices=sorted(PRESETS))
     parser.add_argument("--dtype", default="bf16", choices=["fp32", "bf16"])
-    parser.add_argument("--requests", type=int, default=24)
-    parser.add_argument("--warm-up", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--warm-up", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.5, 0.25])
     args = parser.parse_args(argv)
