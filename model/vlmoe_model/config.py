@@ -15,6 +15,7 @@ from vlmoe_model.fields import build
 
 Stem = Literal["patch", "conv", "gradient"]
 Router = Literal["top_k", "batch_priority"]
+ExpertWeights = Literal["float", "int8"]
 AuxLoss = Literal["none", "vloss", "importance", "load", "gshard", "z"]
 Task = Literal["vqa", "image_classification", "text_classification", "contrastive"]
 Pool = Literal["cls", "mean", "flatten"]
@@ -119,6 +120,7 @@ class ModelConfig:
 
     ffn_dim: width of every feed-forward layer and of every expert.
     moe_blocks: blocks whose vision and language feed-forward layers are pools of `num_experts`.
+    expert_weights: how the matrices of mixture blocks are stored; int8 with a scale an output is for inference alone.
     vl_start: first block whose feed-forward layer for image-text pairs is the shared VL one; None: no block.
     capacity_train, capacity_eval: slots per expert over an even share; None means dropless.
     layer_scale: initial value of the residual scales, or None for none (VLMo: 0.1).
@@ -142,6 +144,7 @@ class ModelConfig:
     max_text: int
     moe_blocks: tuple[int, ...] = ()
     num_experts: int = 1
+    expert_weights: ExpertWeights = "float"
     vl_start: int | None = None
     top_k: int = 1
     router: Router = "top_k"

@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vlmoe_kernels import Backend, LearningBackend, Pool, RoutePlan, eager, make_plan
+from vlmoe_kernels import Backend, LearningBackend, Pool, RoutePlan, eager, int8, make_plan
 from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.int8 import Int8Backend, Int8Pool, quantise_pool
 from vlmoe_kernels.joined import join
 from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
@@ -51,6 +52,29 @@ class ExpertPool(nn.Module):
         return pool if dtype is None else Pool._make(t if t is None else t.to(dtype) for t in pool)
 
 
+class Int8ExpertPool(nn.Module):
+    """Weights of E experts with int8 matrices, for inference alone."""
+
+    def __init__(self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool) -> None:
+        super().__init__()
+
+        def matrix(outputs: int, inputs: int) -> nn.Parameter:
+            return nn.Parameter(
+                torch.zeros(num_experts, outputs, inputs, dtype=torch.int8), requires_grad=False
+            )
+
+        self.w1, self.scale1 = matrix(ffn_dim, dim), nn.Parameter(torch.ones(num_experts, ffn_dim))
+        self.b1 = nn.Parameter(torch.zeros(num_experts, ffn_dim))
+        self.w2, self.scale2 = matrix(dim, ffn_dim), nn.Parameter(torch.ones(num_experts, dim))
+        self.b2 = nn.Parameter(torch.zeros(num_experts, dim))
+        self.mid_weight = nn.Parameter(torch.ones(num_experts, ffn_dim)) if sub_ln else None
+        self.mid_bias = nn.Parameter(torch.zeros(num_experts, ffn_dim)) if sub_ln else None
+
+    def value(self) -> Int8Pool:
+        """The weights as the kernels take them."""
+        return Int8Pool(*(getattr(self, name) for name in Int8Pool._fields))
+
+
 class FeedForward(nn.Module):
     """Block `index`'s feed-forward layer."""
 
@@ -63,6 +87,8 @@ class FeedForward(nn.Module):
         self.dispatch: Dispatcher = local
         # what computes the layer until it is packed
         self.learning_ffn: Callable[[Sequence[Pool], float], GroupedOp] = eager.learning_ffn
+        # matrices in int8 when packed, whatever they are stored as
+        self.int8 = self.is_moe and config.expert_weights == "int8"
         self.op: GroupedOp | None = None
         self.routed_op: RoutedOp | None = None
         self.op_dtype = torch.float32
@@ -83,8 +109,11 @@ class FeedForward(nn.Module):
         self.pools = nn.ModuleDict()
         self.routers = nn.ModuleDict()
         for name, num_experts in zip(names, self.sizes, strict=True):
-            self.pools[name] = ExpertPool(
-                num_experts, config.dim, config.ffn_dim, sub_ln=config.sub_ln, std=std
+            sizes = num_experts, config.dim, config.ffn_dim
+            self.pools[name] = (
+                Int8ExpertPool(*sizes, sub_ln=config.sub_ln)
+                if self.int8
+                else ExpertPool(*sizes, sub_ln=config.sub_ln, std=std)
             )
             if self.is_moe and name != "VL":
                 self.routers[name] = ROUTERS[config.router](
@@ -111,6 +140,12 @@ class FeedForward(nn.Module):
         for name in self.routers:
             give_up(self.pools[name], *Pool._fields)
 
+    def _int8_pools(self) -> list[Int8Pool]:
+        """As `_pools`; what is not stored in int8 is quantised now."""
+        stored = [pool.value() for pool in self.pools.values() if isinstance(pool, Int8ExpertPool)]
+        pools = stored or [quantise_pool(pool) for pool in self._pools()]
+        return [pool for pool in pools if len(pool.w1)]
+
     def _routers(self) -> list[Router | None]:
         """The router of each pool."""
         routers = {name: each for name, each in self.routers.items() if isinstance(each, Router)}
@@ -123,7 +158,11 @@ class FeedForward(nn.Module):
         self.op_dtype = dtype
         routers = self._routers()
         by_score = {router.claims_by_score for router in routers if router is not None}
-        if self.dispatch is local and by_score in ({False}, {True}) and isinstance(backend, RoutingBackend):
+        if self.int8:
+            int8_pools = self._int8_pools()
+            int8_ffn = (backend if isinstance(backend, Int8Backend) else int8).int8_ffn
+            self.op = int8_ffn(int8_pools, self.eps) if int8_pools else lambda x_TD, plan: x_TD
+        elif self.dispatch is local and by_score in ({False}, {True}) and isinstance(backend, RoutingBackend):
             weights = [None if router is None else router.weight for router in routers]
             self.op, self.routed_op = backend.routed_ffn(
                 self._pools(dtype), weights, self.eps, top_k=self.top_k, by_score=by_score == {True}
@@ -142,7 +181,7 @@ class FeedForward(nn.Module):
             # a rank without experts gets no rows
             self.op = backend.grouped_ffn(pools, self.eps) if pools else lambda x_TD, plan: x_TD
         for pool in self.pools.values():
-            give_up(pool, *Pool._fields)
+            give_up(pool, *(Int8Pool._fields if isinstance(pool, Int8ExpertPool) else Pool._fields))
         for router in routers:
             if router is not None:
                 router.pack(backend)

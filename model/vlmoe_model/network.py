@@ -35,6 +35,12 @@ class VLMoE(nn.Module):
                 if isinstance(module, Linear):
                     module.pack(backend, torch.float32)
 
+    def quantise_experts(self) -> None:
+        """Have the matrices of mixture blocks packed in int8."""
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.int8 = module.is_moe
+
     def learn_with(self, backend: LearningBackend) -> None:
         """Train the feed-forward layers with a backend's kernels; plain torch does until then."""
         for module in self.modules():

@@ -32,7 +32,9 @@ from vlmoe_model.routing.explain import routes_of
 from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 from vlmoe_model.sharing import Layer, adopt, sources_of
 
-Dtype = Literal["auto", "fp32", "bf16"]
+Dtype = Literal["auto", "fp32", "bf16", "int8"]
+
+INT8 = "int8"
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -70,7 +72,11 @@ class Runner:
         self._group = group
         self._offloading = offloading
         self._network = network.eval().requires_grad_(False).to(device)
-        network.pack(backend(backend_name), DTYPES[dtype])
+        # of rows, and of all matrices but those of int8 experts
+        self.row_dtype = DTYPES[choose_dtype("auto", device) if dtype == INT8 else dtype]
+        if dtype == INT8:
+            network.quantise_experts()
+        network.pack(backend(backend_name), self.row_dtype)
 
     @classmethod
     def load(
@@ -94,7 +100,8 @@ class Runner:
         Args:
             path: directory, or a name that `resolve` knows.
             device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
-            dtype: precision of the encoder's matrices; `auto` is bf16 where the processor multiplies it natively.
+            dtype: precision of the encoder's matrices; `auto` is bf16 where the processor multiplies it natively, and
+                `int8` the same with the matrices of mixture blocks in int8, as `auto` is for a checkpoint of such.
             backend: kernels by name, or `auto` for the best there are for the device.
             threads: CPU threads; None leaves torch's choice.
             group: ranks that share the experts; every one loads its own part and runs when the others do.
@@ -116,6 +123,10 @@ class Runner:
         chosen = choose_dtype(dtype, device)
         backend_name = choose_backend(backend, device)
         directory = open_directory(resolve(path))
+        if directory.config.expert_weights == INT8:
+            chosen = _of_quantised(dtype, device)
+        elif chosen == INT8 and not directory.config.moe_blocks:
+            raise ValueError(f"{directory.path} has no mixture blocks, so there are no experts for int8")
         with torch.device("meta"):
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -138,7 +149,7 @@ class Runner:
         # popped, so that no tensor outlives its cast, or later its packed copy
         own = [name for name in expected if name in state]
         network.load_state_dict(
-            {name: state.pop(name).float() for name in own}, assign=True, strict=not adopted
+            {name: _loaded(state.pop(name)) for name in own}, assign=True, strict=not adopted
         )
         runner = cls(
             directory,
@@ -255,14 +266,29 @@ def choose_device(device: str) -> str:
     return device
 
 
+def _loaded(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.int8 else tensor.float()
+
+
+def _of_quantised(dtype: str, device: str) -> str:
+    """The dtype of a checkpoint whose experts are stored in int8."""
+    if dtype not in ("auto", INT8):
+        raise ValueError(
+            f"the checkpoint's experts are stored in int8: dtype must be auto or int8, got {dtype!r}"
+        )
+    return choose_dtype(INT8, device)
+
+
 def choose_dtype(dtype: str, device: str) -> str:
     """`auto` is bf16 on GPUs and on processors with native bf16 products, fp32 elsewhere.
 
     Raises:
-        ValueError: an unknown dtype.
+        ValueError: an unknown dtype, or one that the device does not have.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype not in ("auto", *DTYPES, INT8):
+        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, {INT8}, got {dtype!r}")
+    if dtype == INT8 and device != "cpu":
+        raise ValueError(f"int8 experts run on CPU only, not on {device}")
     if dtype != "auto":
         return dtype
     if device == "cuda":

@@ -158,7 +158,12 @@ class Options:
         str, Option(_choice("auto", "cpu", "cuda"), "NAME", "where the model runs: auto, cpu or cuda")
     ] = "auto"
     dtype: Annotated[
-        str, Option(_choice("auto", "fp32", "bf16"), "NAME", "type of the numbers: auto, fp32 or bf16")
+        str,
+        Option(
+            _choice("auto", "fp32", "bf16", "int8"),
+            "NAME",
+            "type of the numbers: auto, fp32, bf16 or int8 (experts)",
+        ),
     ] = "auto"
     ranks: Annotated[
         int,

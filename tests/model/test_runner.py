@@ -181,8 +181,11 @@ def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert choose_dtype("auto", "cpu") == chosen
         assert choose_dtype("auto", "cuda") == "bf16"
         assert choose_dtype("fp32", "cuda") == "fp32"
-    with pytest.raises(ValueError, match="one of auto, fp32, bf16, got 'fp16'"):
+    with pytest.raises(ValueError, match="one of auto, fp32, bf16, int8, got 'fp16'"):
         choose_dtype("fp16", "cpu")
+    assert choose_dtype("int8", "cpu") == "int8"
+    with pytest.raises(ValueError, match="int8 experts run on CPU only, not on cuda"):
+        choose_dtype("int8", "cuda")
 
 
 def test_other_processors_are_served_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

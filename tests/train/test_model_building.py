@@ -1,5 +1,7 @@
+import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
 from vlmoe_train.config import load_recipe
@@ -24,3 +26,10 @@ def test_the_seed_decides_the_weights(recipe_file: Path, tmp_path: Path):
     first, same, other = (network.embeddings.words for network in networks)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_int8_experts_are_not_trained(recipe_file: Path, tmp_path: Path):
+    config = load_recipe(str(recipe_file))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, expert_weights="int8"))
+    with pytest.raises(ValueError, match="int8 experts cannot be trained"):
+        build(config, tmp_path)

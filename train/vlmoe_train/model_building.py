@@ -33,6 +33,8 @@ def build(config: TrainConfig, data: Path) -> Setup:
         CheckpointError: the base is broken.
         ValueError: the recipe does not fit its data.
     """
+    if config.model.expert_weights != "float":
+        raise ValueError("int8 experts cannot be trained: take the checkpoint that they were made from")
     heads = {head.name: head for head in config.heads}
     samples: list[Samples] = []
     for task in config.tasks:

@@ -39,6 +39,7 @@ PROGRAMS: dict[str, Program] = {
         "vlmoe_serve.bench.cli:run",
         "serve",
     ),
+    "quantize": Program("a smaller checkpoint: experts in int8", "vlmoe_model.quantize:run", "model"),
     "inspect": Program("what a checkpoint holds", "vlmoe_model.inspect:run", "model"),
 }
 

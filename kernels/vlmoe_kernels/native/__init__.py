@@ -13,11 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vlmoe_kernels import cpu, eager
+from vlmoe_kernels import cpu, eager, int8
+from vlmoe_kernels.int8 import Int8Pool
 from vlmoe_kernels.native.build import cpu_flags
 from vlmoe_kernels.native.library import library
 from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
+from vlmoe_kernels.native.quantised import Int8FeedForward
 from vlmoe_kernels.native.sequences import attend
 from vlmoe_kernels.native.training import grouped_ffn_with_gradients
 from vlmoe_kernels.ops import AddNormOp, Allocate, GroupedOp, LinearOp, Pool, Run
@@ -28,6 +30,7 @@ __all__ = [
     "attention",
     "grouped_ffn",
     "grouped_linear",
+    "int8_ffn",
     "learning_ffn",
     "linear",
     "placed_bytes",
@@ -90,6 +93,13 @@ def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:
         return ours(x_TD, plan) if _multiplies(dtype) else plain(x_TD, plan)
 
     return op
+
+
+def int8_ffn(pools: Sequence[Int8Pool], norm_eps: float) -> GroupedOp:
+    """See `int8.Int8Backend.int8_ffn`. Without AVX512_VNNI, plain torch's."""
+    if not library().has_vnni:
+        return int8.int8_ffn(pools, norm_eps)
+    return Int8FeedForward(pools, norm_eps)
 
 
 def attention(

@@ -40,6 +40,8 @@ BF16_FLAGS = (*FLAGS, "-mavx512bf16")
 # what x86-64-v4 adds to what every processor of the last ten years has
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 BF16 = "avx512_bf16"
+# what products of bytes need; compiled for all, used where it is there
+VNNI = "avx512_vnni"
 
 # "off": do as if the library could not be built
 SWITCH = "VLMOE_KERNELS_NATIVE"

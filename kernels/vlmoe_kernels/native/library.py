@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmoe_kernels.native.build import BF16, Unavailable, build, cpu_flags
+from vlmoe_kernels.native.build import BF16, VNNI, Unavailable, build, cpu_flags
 from vlmoe_kernels.ops import Pool
 from vlmoe_kernels.plan import RoutePlan
 
@@ -18,6 +18,19 @@ class Matrices(ctypes.Structure):
     """Packed matrices [num_outputs, k]; panels, bias: addresses of arrays of addresses, one a group."""
 
     _fields_ = (("num_outputs", c_int64), ("k", c_int64), ("panels", c_void_p), ("bias", c_void_p))
+
+
+class Int8Matrices(ctypes.Structure):
+    """Packed int8 matrices [num_outputs, k]; addresses of arrays of addresses, one a group."""
+
+    _fields_ = (
+        ("num_outputs", c_int64),
+        ("k", c_int64),
+        ("panels", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("sum", c_void_p),
+    )
 
 
 class Plan(ctypes.Structure):
@@ -86,6 +99,17 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         POINTER(Plan),
         c_void_p,
     ),
+    "int8_pack": (c_void_p, c_int64, c_int64, c_int64),
+    "int8_ffn": (
+        c_void_p,
+        c_int64,
+        POINTER(Int8Matrices),
+        POINTER(Int8Matrices),
+        c_void_p,
+        c_void_p,
+        c_float,
+        POINTER(Plan),
+    ),
     "attention": (
         c_void_p,
         c_void_p,
@@ -113,10 +137,19 @@ class Library:
             function.argtypes = [c_int64, *_SIGNATURES[name], c_int64, c_void_p]
             function.restype = c_int
         self.has_bf16 = BF16 in cpu_flags()
+        self.has_vnni = VNNI in cpu_flags()
+        self._int8_packed_bytes = functions.vlmoe_int8_packed_bytes
+        self._int8_packed_bytes.argtypes = [c_int64, c_int64]
+        self._int8_packed_bytes.restype = c_int64
 
     def packed_bytes(self, dtype: torch.dtype, num_outputs: int, k: int) -> int:
         """Size of one packed matrix."""
         size: int = self._packed_bytes(dtype == torch.bfloat16, num_outputs, k)
+        return size
+
+    def int8_packed_bytes(self, num_outputs: int, k: int) -> int:
+        """Size of one packed int8 matrix."""
+        size: int = self._int8_packed_bytes(num_outputs, k)
         return size
 
     def call(self, name: str, dtype: torch.dtype, *arguments: object, out: int) -> None:

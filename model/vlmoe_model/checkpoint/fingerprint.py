@@ -40,18 +40,23 @@ def model_id(directory: "CheckpointDir") -> str:
     return "m-" + _digest(facts, directory.tensors.values(), rounded=False)
 
 
-def space_id(directory: "CheckpointDir", head: str | None = None) -> str | None:
+def space_id(
+    directory: "CheckpointDir", head: str | None = None, *, int8_experts: bool = False
+) -> str | None:
     """Identity of the space that a contrastive head embeds into, like "s-3f9c0a1b2c3d"; None without one.
 
     Args:
         directory: the checkpoint.
         head: name of the contrastive head; by default the first one.
+        int8_experts: the experts are quantised when they are loaded: another space than that of the same weights.
     """
     config = directory.config
     chosen = next((h for h in config.heads if h.task == "contrastive" and head in (None, h.name)), None)
     if chosen is None:
         return None
     encoder = {key: value for key, value in without_defaults(config).items() if key not in _TRAINING_ONLY}
+    if int8_experts and config.expert_weights != "int8":
+        encoder["expert_weights"] = "int8 when loaded"
     facts = {
         "encoder": encoder,
         "head": {key: value for key, value in without_defaults(chosen).items() if key != "name"},
@@ -118,6 +123,8 @@ def _chunks(entry: TensorEntry) -> Iterator[bytes]:
 
 def round_to_bf16(chunk: bytes, dtype: str) -> npt.NDArray[np.uint16]:
     """The bits of the values rounded to bfloat16, ties to even, every NaN as one."""
+    if dtype == "I8":
+        return np.frombuffer(chunk, dtype=np.uint8).astype(np.uint16)
     if dtype == "BF16":
         bits = np.frombuffer(chunk, dtype="<u2").copy()
     else:

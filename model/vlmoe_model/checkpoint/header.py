@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmoe_model.errors import CheckpointError
 
-ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1}
 MAX_HEADER_BYTES = 100_000_000
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmoe_model.checkpoint import files
 from vlmoe_model.checkpoint.directory import LABELLED_TASKS, CheckpointDir, open_directory
-from vlmoe_model.checkpoint.experts import is_expert, pool_of
+from vlmoe_model.checkpoint.experts import is_expert, is_int8, pool_of
 from vlmoe_model.checkpoint.header import TensorEntry
 from vlmoe_model.checkpoint.replace import replacing
 from vlmoe_model.config import ModelConfig
@@ -59,7 +59,7 @@ def save(
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(f"{tokenizer.vocab_size} tokens, but the config has vocab_size {config.vocab_size}")
     for name, tensor in state.items():
-        _check_tensor(name, tensor, dtype)
+        _check_tensor(name, tensor, dtype, config)
     with replacing(Path(directory)) as new:
         (new / files.CONFIG).write_text(config.to_json(), encoding="utf-8")
         (new / files.TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
@@ -101,6 +101,11 @@ def load_state(
     if expected is not None:
         check_tensors(opened, expected)
     for name, entry in opened.tensors.items():
+        if (entry.dtype == "I8") != is_int8(name, config):
+            raise CheckpointError(
+                f"{entry.file}: tensor {name!r}: {entry.dtype}, but the configuration has expert_weights "
+                f"{config.expert_weights!r}"
+            )
         if is_expert(name, config) and (not entry.shape or entry.shape[0] != config.num_experts):
             raise CheckpointError(
                 f"{entry.file}: tensor {name!r}: shape {list(entry.shape)} does not start with "
@@ -203,14 +208,18 @@ def _check_labels(config: ModelConfig, labels: Mapping[str, Sequence[str]]) -> N
             )
 
 
-def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
-    stored = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    if stored not in DTYPES:
+def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None, config: ModelConfig) -> None:
+    stored = _stored(tensor, dtype)
+    if stored not in ((torch.int8,) if is_int8(name, config) else DTYPES):
         raise ValueError(
             f"tensor {name!r}: {stored} cannot be stored; allowed: {', '.join(map(str, DTYPES))}"
         )
     if tensor.is_meta:
         raise ValueError(f"tensor {name!r} is on the meta device: it has no values")
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -228,7 +237,7 @@ def _write_weights(
         # a copy each, because safetensors refuses tensors that share memory
         save_file(
             {
-                key: state[key].detach().to("cpu", dtype or state[key].dtype, copy=True).contiguous()
+                key: state[key].detach().to("cpu", _stored(state[key], dtype), copy=True).contiguous()
                 for key in shard
             },
             directory / name,
@@ -246,7 +255,7 @@ def _shards(state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: i
     shards: list[list[str]] = [[]]
     used = 0
     for name, tensor in state.items():
-        num_bytes = tensor.numel() * (dtype or tensor.dtype).itemsize
+        num_bytes = tensor.numel() * _stored(tensor, dtype).itemsize
         if shards[-1] and used + num_bytes > max_bytes:
             shards.append([])
             used = 0

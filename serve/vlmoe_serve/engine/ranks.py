@@ -177,6 +177,7 @@ class Ranks:
         self.num_ranks = 1 + len(others)
         self.config: ModelConfig = runner.config
         self.device, self.dtype, self.backend = runner.device, runner.dtype, runner.backend
+        self.row_dtype = runner.row_dtype
         self.num_parameters, self.logit_scale = runner.num_parameters, runner.logit_scale
 
     def run(self, jobs: Sequence[Job], tracer: RoutingTracer | None = None) -> list[npt.NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
 from vlmoe_model.routing_mode import RoutingMode
-from vlmoe_model.runner import DTYPES, Dtype, Runner
+from vlmoe_model.runner import INT8, Dtype, Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
@@ -113,7 +113,9 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
         raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
     # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
     with ThreadPoolExecutor(1) as pool:
-        ids = pool.submit(lambda: (model_id(directory), space_id(directory)))
+        ids = pool.submit(
+            lambda: (model_id(directory), space_id(directory, int8_experts=options.dtype == INT8))
+        )
         runner = (
             Runner.load(
                 options.path,
@@ -151,7 +153,7 @@ def _meter(runner: Runner | ranks.Ranks) -> ExpertMeter | None:
     if not runner.config.moe_blocks:
         return None
     num_ranks = 1 if isinstance(runner, Runner) else runner.num_ranks
-    meter = ExpertMeter(runner.config, num_ranks, runner.config.dim * DTYPES[runner.dtype].itemsize)
+    meter = ExpertMeter(runner.config, num_ranks, runner.config.dim * runner.row_dtype.itemsize)
     runner.observe_load(meter.observe)
     return meter
 

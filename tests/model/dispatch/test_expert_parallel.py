@@ -154,6 +154,7 @@ UNEVEN = {
     [
         (2, "fp32", None),
         (2, "bf16", UNEVEN[2]),
+        (2, "int8", UNEVEN[2]),
         (3, "fp32", UNEVEN[3]),
         (4, "fp32", None),
         (4, "fp32", UNEVEN[4]),

@@ -138,6 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overflow", choices=OVERFLOWS, default="priority", help="as of vlmoe serve")
     parser.add_argument("--experts-per-token", type=int, metavar="N", help="as of vlmoe serve")
     parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "int8"))
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     return parser

@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "grouped.h"
+#include "int8.h"
 #include "training.h"
 
 namespace {
@@ -108,6 +109,32 @@ int vlmoe_learning_backward(int64_t is_bf16, const void* x, int64_t stride, cons
     using T = decltype(type);
     learning_backward(static_cast<const T*>(x), stride, static_cast<const T*>(u), static_cast<const T*>(dout), *w, *dw,
                       *plan, dgates, num_threads, static_cast<T*>(dx));
+  });
+}
+
+int64_t vlmoe_int8_packed_bytes(int64_t num_outputs, int64_t k) { return packed_elements<int8_t>(num_outputs, k); }
+
+// w: groups of dense [num_outputs, k]; to: groups of vlmoe_int8_packed_bytes
+int vlmoe_int8_pack(int64_t, const int8_t* w, int64_t num_groups, int64_t num_outputs, int64_t k, int64_t num_threads,
+                    void* to) {
+  const int64_t panels = ceil_div(num_outputs, PANEL);
+  parallel(num_threads, num_groups * panels, num_groups * num_outputs * k, [&](int64_t task) {
+    const int64_t group = task / panels, n = task % panels * PANEL;
+    pack_panel(w + (group * num_outputs + n) * k, k, std::min(PANEL, num_outputs - n), k,
+               static_cast<int8_t*>(to) + group * packed_elements<int8_t>(num_outputs, k) +
+                   n / PANEL * panel_stride<int8_t>(k));
+  });
+  return 0;
+}
+
+// only where the processor has AVX512_VNNI
+int vlmoe_int8_ffn(int64_t is_bf16, const void* x, int64_t stride, const Int8Matrices* up, const Int8Matrices* down,
+                   const float* const* mid_weight, const float* const* mid_bias, float eps, const Plan* plan,
+                   int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    int8_feed_forward(static_cast<const T*>(x), stride, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads,
+                      static_cast<T*>(out));
   });
 }
 

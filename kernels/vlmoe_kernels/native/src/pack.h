@@ -2,7 +2,7 @@
 //
 // W [N, K] lies as panels of 64 outputs, one behind the other: panel[k][64], so that one step in k is four vectors.
 // The last panel is as many vectors wide as it needs. bf16 goes in pairs of k: panel[k / 2][64][2], an odd last k
-// beside a zero. So the unit is four bytes in both dtypes: one float, or two bf16.
+// beside a zero. So the unit is four bytes in all dtypes: one float, two bf16, or four int8.
 #pragma once
 
 #include <algorithm>
@@ -71,6 +71,11 @@ inline __m512i load_units(const float* from, int64_t num) {
 
 inline __m512i load_units(const bf16* from, int64_t num) {
   return _mm512_maskz_loadu_epi16(num >= 2 * LANES ? ~__mmask32(0) : (__mmask32(1) << num) - 1, from);
+}
+
+// four bytes are a unit, as two bf16 are
+inline __m512i load_units(const int8_t* from, int64_t num) {
+  return _mm512_maskz_loadu_epi8(num >= 4 * LANES ? ~__mmask64(0) : (__mmask64(1) << num) - 1, from);
 }
 
 // one panel from rows of W: element (n, k) at w[n * stride + k]

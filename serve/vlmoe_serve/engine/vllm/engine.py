@@ -102,6 +102,8 @@ def load(options: EngineOptions) -> VllmEngine:
     if options.device not in ("auto", device):
         raise ValueError(f"device {options.device} was asked for, but this vLLM is made for {device}")
     dtype = choose_dtype(options.dtype, device)
+    if dtype not in settings.DTYPES or config.expert_weights != "float":
+        raise ValueError("int8 experts run in our own engine only: --engine torch")
     args = settings.engine_args(options, config, device, dtype)
     support.check(config, device, args["tensor_parallel_size"])
     from vlmoe_serve.engine.vllm.plugin import register
