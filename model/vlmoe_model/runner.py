@@ -127,6 +127,10 @@ class Runner:
             chosen = _of_quantised(dtype, device)
         elif chosen == INT8 and not directory.config.moe_blocks:
             raise ValueError(f"{directory.path} has no mixture blocks, so there are no experts for int8")
+        if chosen == INT8 and movable:
+            raise ValueError("experts in int8 cannot be moved between ranks: load them as bf16 or fp32")
+        if chosen == INT8 and expert_memory:
+            raise ValueError("experts in int8 cannot be offloaded: load them as bf16 or fp32")
         with torch.device("meta"):
             network = VLMoE(directory.config)
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

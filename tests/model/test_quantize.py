@@ -85,6 +85,14 @@ def test_other_precisions_are_refused(small: Path) -> None:
             Runner.load(small, dtype=dtype)
 
 
+def test_experts_in_int8_are_neither_moved_nor_offloaded(path: Path, small: Path) -> None:
+    for directory, dtype in ((path, "int8"), (small, "auto")):
+        with pytest.raises(ValueError, match="experts in int8 cannot be offloaded"):
+            Runner.load(directory, dtype=dtype, expert_memory=1 << 20)
+        with pytest.raises(ValueError, match="experts in int8 cannot be moved between ranks"):
+            Runner.load(directory, dtype=dtype, movable=True)
+
+
 def test_a_dense_checkpoint_has_nothing_to_quantise(
     config: ModelConfig, build_network: Callable[..., VLMoE], saved: Callable[..., Path], tmp_path: Path
 ) -> None:
