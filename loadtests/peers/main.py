@@ -20,6 +20,7 @@ from peers.results import Results, rotated
 from peers.systems import OURS, SYSTEMS
 from peers.table import markdown
 from peers.trial import Plan, Questions, WrongAnswers, interpreter, trial
+from vlmoe_loadtests.endings import exit_on_sigterm
 from vlmoe_loadtests.mixes import Ask, asks
 
 _MIX = "small-vqa"
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     path = args.out / "results.json"
     results = Results.read(path)
+    exit_on_sigterm()
     failed = False
     if not args.table:
         given = {"vllm": args.vllm_python} if args.vllm_python.exists() else {}

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vlmoe_loadtests.endings import exit_on_sigterm
 from vlmoe_loadtests.main import split_arguments
 from vlmoe_loadtests.mixes import Ask, asks
 from vlmoe_loadtests.own_server import OwnServer, own_server
@@ -168,6 +169,7 @@ class Trial:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Try, print, judge."""
+    exit_on_sigterm()
     ours, server_options = split_arguments(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(ours)
     wanted = [ask for mix in _MIXES for seed in range(args.variety) for ask in asks(mix, seed)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vlmoe_loadtests.arrivals import ARRIVALS, recorded
+from vlmoe_loadtests.endings import exit_on_sigterm
 from vlmoe_loadtests.generator import Target, closed_loop, open_loop
 from vlmoe_loadtests.mixes import MIXES, asks
 from vlmoe_loadtests.own_server import own_server
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 2 for bad usage."""
     ours, server = split_arguments(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(ours)
+    exit_on_sigterm()
     with contextlib.ExitStack() as stack:
         url = args.url or stack.enter_context(own_server(server)).url
         address = urlsplit(url)
