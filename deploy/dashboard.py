@@ -218,6 +218,24 @@ ROWS: dict[str, list[Panel]] = {
             {"{{instance}} {{model}} {{rank}}": "vlmoe_rank_memory_bytes{SELECT}"},
             description="Resident memory of each rank's process; pages that several share count in each.",
         ),
+        Panel(
+            "Experts moved",
+            "short",
+            {"{{model}}": "sum by (model) (increase(vlmoe_expert_moves_total{SELECT}[RATE]))"},
+            width=12,
+            description="Copies of experts that ranks received while serving (--rebalance on).",
+        ),
+        Panel(
+            "Plans and refusals",
+            "short",
+            {
+                "plans": "sum(increase(vlmoe_placement_plans_total{SELECT}[RATE]))",
+                "{{why}}": "sum by (why) (increase(vlmoe_placement_refusals_total{SELECT}[RATE]))",
+            },
+            width=12,
+            description="Why a plan was not followed. gain: too little of it. payback: not worth its moves in time. "
+            "failed: weights could not be read.",
+        ),
     ],
     "Cache and doors": [
         Panel(

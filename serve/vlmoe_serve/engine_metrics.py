@@ -8,11 +8,18 @@ Counters are totals, so that any window can be looked at. Over a window, the thr
 """
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory
+from vlmoe_serve.engine.report import (
+    EngineReport,
+    ExpertLoad,
+    ExpertMemory,
+    MoveReport,
+    Refusal,
+)
 from vlmoe_serve.placement.placement import POOLS
 
 
@@ -23,6 +30,7 @@ class EngineCollector(Collector):
         self._loads: dict[str, ExpertLoad] = {}
         self._memory: dict[str, tuple[int, ...]] = {}
         self._experts: dict[str, ExpertMemory] = {}
+        self._moves: dict[str, MoveReport] = {}
 
     def add(self, model: str, report: EngineReport) -> None:
         """One report more."""
@@ -30,6 +38,7 @@ class EngineCollector(Collector):
         if report.experts is not None:
             known = self._experts.get(model)
             self._experts[model] = report.experts if known is None else known.plus(report.experts)
+        self._moves[model] = self._moves.get(model, MoveReport()).plus(report.moves)
         if report.load is not None:
             before = self._loads.get(model)
             is_like = before is not None and before.is_like(report.load)
@@ -40,6 +49,7 @@ class EngineCollector(Collector):
         self._loads.pop(model, None)
         self._memory.pop(model, None)
         self._experts.pop(model, None)
+        self._moves.pop(model, None)
 
     def collect(self) -> Iterable[Metric]:
         """All series of all models."""
@@ -92,7 +102,8 @@ class EngineCollector(Collector):
         for model, memory_G in self._memory.items():
             for rank, num_bytes in enumerate(memory_G):
                 memory.add_metric([model, str(rank)], num_bytes)
-        return [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory, *self._under_budget()]
+        own = [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory]
+        return [*own, *self._under_budget(), *self._of_moves()]
 
     def _under_budget(self) -> Iterable[Metric]:
         """Series of models with a budget for their experts."""
@@ -120,3 +131,25 @@ class EngineCollector(Collector):
             ):
                 held.add_metric([model, kind], num_bytes)
         return [uses, read, wait, held]
+
+    def _of_moves(self) -> Iterable[Metric]:
+        """Series of re-balancing; zero where experts stay."""
+        plans = CounterMetricFamily(
+            "vlmoe_placement_plans", "Placements planned while serving.", labels=["model"]
+        )
+        moved = CounterMetricFamily(
+            "vlmoe_expert_moves", "Copies of experts that ranks received while serving.", labels=["model"]
+        )
+        moved_bytes = CounterMetricFamily(
+            "vlmoe_expert_moved_bytes", "Weights that ranks received while serving.", labels=["model"]
+        )
+        refused = CounterMetricFamily(
+            "vlmoe_placement_refusals", "Plans that were not followed, by why.", labels=["model", "why"]
+        )
+        for model, moves in self._moves.items():
+            plans.add_metric([model], moves.num_plans)
+            moved.add_metric([model], moves.num_moved)
+            moved_bytes.add_metric([model], moves.moved_bytes)
+            for why in get_args(Refusal):
+                refused.add_metric([model, why], moves.refused.get(why, 0))
+        return [plans, moved, moved_bytes, refused]

@@ -43,8 +43,9 @@ from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.nodes import rendezvous_of
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import ANY_PORT, DEFAULTS, Options
-from vlmoe_serve.placement.chosen import choose_placement
+from vlmoe_serve.placement.chosen import choose_placement, even_placement
 from vlmoe_serve.placement.placement import PlacementError
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
@@ -77,6 +78,10 @@ async def serve(options: Options) -> None:
         raise UsageError("--placement needs --ranks: one rank holds all experts")
     if options.expert_memory and options.ranks > 1:
         raise UsageError("--expert-memory-mb is for one rank: several share the experts' memory already")
+    if options.rebalance == "on" and options.ranks == 1:
+        raise UsageError("--rebalance needs --ranks: one rank holds all experts")
+    if options.rebalance == "on" and options.nodes > 1:
+        raise UsageError("--rebalance moves experts between ranks of one host, not between --nodes")
     keys = ApiKeys.load(options.api_key_file)
     shares = KeyLimits(options.max_key_concurrency, options.max_key_rate)
     if shares and not keys:
@@ -234,8 +239,11 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
     if trace_dir is not None and len(options.model) > 1:
         trace_dir = trace_dir / name
     placement = None
+    rebalance = RebalanceOptions() if options.rebalance == "on" and directory.config.moe_blocks else None
     if options.placement is not None:
         placement = choose_placement(options.placement, directory.config, options.ranks, trace_dir)
+    elif rebalance is not None:
+        placement = even_placement(directory.config, options.ranks)
     batcher = Batcher(
         EngineOptions(
             path=directory.path,
@@ -245,6 +253,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             ranks=options.ranks,
             placement=placement,
             rendezvous=rendezvous_of(options),
+            rebalance=rebalance,
             trace_dir=trace_dir,
             expert_memory=options.expert_memory,
             settings=options.vllm,

@@ -242,6 +242,14 @@ class Options:
             shown="none",
         ),
     ] = ()
+    rebalance: Annotated[
+        str,
+        Option(
+            _choice("off", "on"),
+            "NAME",
+            "move experts between ranks while serving, as the traffic changes: off, on",
+        ),
+    ] = "off"
     threads: Annotated[
         int, Option(_threads, "N", "threads of each rank; auto shares the cores among them", shown="auto")
     ] = 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory
+from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory, MoveReport
 from vlmoe_serve.metrics import Metrics
 
 LOAD = ExpertLoad(
@@ -64,3 +64,16 @@ def test_a_model_of_another_shape_begins_anew(metrics: Metrics) -> None:
     observer.on_report(EngineReport(other, (100,)))
     assert value(metrics, "moe_layers_total") == 1
     assert value(metrics, "rank_memory_bytes", rank="1") is None
+
+
+def test_moves_and_refusals_are_counted_from_the_start(metrics: Metrics) -> None:
+    observer = metrics.observer("m")
+    observer.on_report(EngineReport(LOAD, (1, 1)))
+    assert value(metrics, "expert_moves_total") == 0
+    assert value(metrics, "placement_refusals_total", why="gain") == 0
+    for report in (MoveReport(1, 3, 3000), MoveReport(2, 0, 0, {"gain": 1, "payback": 1})):
+        observer.on_report(EngineReport(LOAD, (1, 1), moves=report))
+    assert value(metrics, "placement_plans_total") == 3
+    assert value(metrics, "expert_moves_total") == 3
+    assert value(metrics, "expert_moved_bytes_total") == 3000
+    assert value(metrics, "placement_refusals_total", why="payback") == 1

@@ -31,6 +31,7 @@ def one_line(capsys):
         (["--api-key-file", "/does/not/exist"], {}, "/does/not/exist"),
         (["--placement", "linear"], {}, "--placement needs --ranks"),
         (["--expert-memory-mb", "9", "--ranks", "2"], {}, "--expert-memory-mb is for one rank"),
+        (["--rebalance", "on"], {}, "--rebalance needs --ranks"),
     ],
 )
 def test_bad_usage_is_2_and_one_line(argv, environ, says, capsys, monkeypatch):

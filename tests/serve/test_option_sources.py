@@ -23,6 +23,7 @@ OTHER = {
     "rendezvous": ("Node-0.example:29500", "node-0.example:29500"),
     "rendezvous_key_file": ("/tmp/r", Path("/tmp/r")),
     "placement": ("planner", "planner"),
+    "rebalance": ("on", "on"),
     "engine": ("vllm", "vllm"),
     "vllm": ("enable_eplb=true", (("enable_eplb", "true"),)),
     "threads": ("3", 3),

@@ -12,6 +12,7 @@ from vlmoe_model.inputs import Job
 from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.placement.placement import Placement
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class EngineOptions:
     """What to load and where. `device` and `dtype` may be "auto": only the worker sees the device.
 
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
-    of them holds which experts; None for even shares. trace_dir: where to record what
+    of them holds which experts; None for even shares. rebalance: how to move them while serving; None for not at all.
+    trace_dir: where to record what
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
     expert_memory: bytes that mixtures' experts may take; 0 for no limit.
     settings: names and values that are an engine's own. mode: how jobs are routed that do not say. rendezvous: of the
@@ -48,6 +50,7 @@ class EngineOptions:
     threads: int = 1
     ranks: int = 1
     placement: Placement | None = None
+    rebalance: RebalanceOptions | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
     expert_memory: int = 0

@@ -1,5 +1,6 @@
 """What rank 1 and up do, however rank 0 reaches them: load their share, then run what they are sent."""
 
+import dataclasses
 import gc
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,6 +10,7 @@ from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.layer_moves import layer_moves
 from vlmoe_serve.engine.loading import load_share
 from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.protocol import FromRank, Jobs, LoadFailed, Ping, Pong, RankDone, ToRank
@@ -39,6 +41,7 @@ def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
     except (ValueError, OSError) as error:
         boss.tell(LoadFailed(" ".join(str(error).split())))
         return
+    moves = layer_moves(runner, options)
     gc.collect()
     gc.freeze()
     boss.tell(RankDone((), resident_bytes()))
@@ -47,7 +50,10 @@ def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
         if isinstance(asked, Ping):
             boss.tell(Pong(asked.id))
         else:
-            boss.tell(_run(runner, asked, group.rank))
+            if moves is not None and asked.orders is not None:
+                moves.obey(asked.orders)
+            done = _run(runner, asked, group.rank)
+            boss.tell(done if moves is None else dataclasses.replace(done, moves=moves.state))
 
 
 def _run(runner: Runner, asked: Jobs, rank: int) -> RankDone:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split
 from vlmoe_model.dispatch.holdings import Held, Holdings
-from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.costs import Costs, cpu_costs
 from vlmoe_serve.placement.dispatch import Hosts
 from vlmoe_serve.placement.native import Flow, flow_by_counts
 from vlmoe_serve.placement.placement import EMPTY, Placement, Slots
@@ -27,15 +28,20 @@ def _held(slots_K: Slots, first_text: int) -> Held:
     return image, text
 
 
-def split_by_counts(num_ranks: int, per_node: int) -> Split:
+def costs_of(config: ModelConfig, weight_bytes: int) -> Costs:
+    """What a step costs on CPUs. weight_bytes: of one weight of an expert."""
+    return cpu_costs(config.dim, config.ffn_dim, weight_bytes)
+
+
+def split_by_counts(num_ranks: int, per_node: int, stream: int) -> Split:
     """By what there is in a batch.
 
     Args:
         num_ranks: of the group.
         per_node: that share a host; those of one host come one after the other.
+        stream: cost of an active copy, in tokens.
     """
     node_G = np.arange(num_ranks, dtype=np.int32) // per_node
-    stream = Costs().stream_tokens
 
     def split(counts_XW: Flow, hosts_XW: Hosts) -> Flow:
         return flow_by_counts(counts_XW, hosts_XW, stream=stream, node_G=node_G)

@@ -11,9 +11,11 @@ from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.gloo import GlooGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup
-from vlmoe_model.runner import Dtype, Runner, choose_device
+from vlmoe_model.checkpoint.directory import open_directory, resolve
+from vlmoe_model.runner import DTYPES, Dtype, Runner, choose_device, choose_dtype
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+from vlmoe_serve.engine.expert_shares import costs_of, holdings_of, split_by_counts
+from vlmoe_serve.placement.costs import Costs
 
 
 def load_share(options: EngineOptions, group: Group) -> Runner:
@@ -22,14 +24,20 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
     Raises:
         ValueError: a bad checkpoint, or a placement for another model.
     """
+    config = open_directory(resolve(options.path)).config
+    device = choose_device(options.device)
+    dtype = cast(Dtype, choose_dtype(options.dtype, device))
+    # the same on every rank, or they would split differently
+    costs = costs_of(config, DTYPES[dtype].itemsize) if device == "cpu" else Costs()
     return Runner.load(
         options.path,
-        device=options.device,
-        dtype=cast(Dtype, options.dtype),
+        device=device,
+        dtype=dtype,
         threads=options.threads,
         group=group,
         holdings=None if options.placement is None else holdings_of(options.placement),
-        split=split_by_counts(options.ranks, options.local_ranks),
+        split=split_by_counts(options.ranks, options.local_ranks, costs.stream_tokens),
+        movable=options.rebalance is not None,
         mode=options.mode,
     )
 

@@ -6,7 +6,7 @@ A layer's counts are kept as they come; they are added up once a batch, and take
 # L = MoE layers, X = experts of both pools, W = ranks
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class ExpertMeter:
         self._token_bytes = token_bytes
         self._seen: list[tuple[int, Sequence[int] | Counts, Counts | None]] = []
         self._total = self._nothing()
+        # told the counts of a step on several ranks, [layers, experts, ranks]
+        self.on_step: Callable[[Counts], None] | None = None
 
     def observe(self, block: int, counts: Sequence[int] | Counts, flow_XWW: Counts | None) -> None:
         """One layer. counts: of each routed group, or on several ranks [X, W] with `flow_XWW`, where they went."""
@@ -45,7 +47,10 @@ class ExpertMeter:
             busy_LW = counts_LX.sum(axis=1, keepdims=True)
             crossing = 0
         else:
-            counts_LX = np.array([counts for _, counts, _ in seen]).sum(axis=2)
+            counts_LXW = np.array([counts for _, counts, _ in seen])
+            if self.on_step is not None:
+                self.on_step(counts_LXW)
+            counts_LX = counts_LXW.sum(axis=2)
             flow_LWW = np.array([flow for _, _, flow in seen]).sum(axis=1)
             busy_LW = flow_LWW.sum(axis=1)
             crossing = int(flow_LWW.sum() - np.trace(flow_LWW, axis1=1, axis2=2).sum())

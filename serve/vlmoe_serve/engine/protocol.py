@@ -20,6 +20,7 @@ from typing import NamedTuple
 from vlmoe_model.inputs import Job
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.orders import MoveState, Orders
 from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.transport import JobRef
 from vlmoe_serve.placement.trace_format import Rows
@@ -100,7 +101,7 @@ class LoadFailed:
 class Batch(NamedTuple):
     """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use.
 
-    traced: between ranks, whether to tell what the routers chose.
+    Between ranks: traced: whether to tell what the routers chose. orders: what to do with experts first.
     """
 
     id: int
@@ -108,14 +109,19 @@ class Batch(NamedTuple):
     arena_bytes: int
     jobs: tuple[JobRef, ...]
     traced: bool = False
+    orders: Orders | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """For a rank, from wherever its arrays came: run these. traced: whether to tell what the routers chose."""
+    """For a rank, from wherever its arrays came: run these.
+
+    traced: whether to tell what the routers chose. orders: what to do with experts first.
+    """
 
     jobs: tuple[Job, ...]
     traced: bool = False
+    orders: Orders | None = None
 
 
 class BatchDone(NamedTuple):
@@ -132,12 +138,13 @@ class RankDone:
     """What another rank tells rank 0 of its part: the outputs, and if asked what its routers chose.
 
     memory_bytes: resident memory of its process. rows: step and time are 0, a request is the number of its job in the
-    part.
+    part. moves: how far it is with its orders, where experts move.
     """
 
     outputs: tuple[bytes, ...]
     memory_bytes: int = 0
     rows: Rows | None = None
+    moves: MoveState | None = None
 
 
 @dataclass(frozen=True, slots=True)

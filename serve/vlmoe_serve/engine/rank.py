@@ -31,7 +31,8 @@ class LocalBoss:
         """See `Boss`. The arrays of jobs are gone after the next call."""
         asked = protocol.receive(self._socket)
         if isinstance(asked, Batch):
-            return Jobs(tuple(self._arena.read(asked.jobs, asked.arena_bytes)), asked.traced)
+            jobs = tuple(self._arena.read(asked.jobs, asked.arena_bytes))
+            return Jobs(jobs, asked.traced, asked.orders)
         return cast(ToRank, asked)
 
     def tell(self, message: FromRank) -> None:

@@ -28,13 +28,18 @@ from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
-from vlmoe_model.runner import Runner
+from vlmoe_model.runner import DTYPES, Runner, choose_device
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.expert_shares import costs_of
+from vlmoe_serve.engine.layer_moves import LayerMoves, layer_moves
 from vlmoe_serve.engine.loading import free_port, join_host, load_share
 from vlmoe_serve.engine.meter import resident_bytes
+from vlmoe_serve.engine.orders import MoveState, Orders
+from vlmoe_serve.engine.planning import Planning
 from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, LoadFailed, Ping, Pong, RankDone, ToRank
+from vlmoe_serve.engine.rebalancer import Rebalancer
 from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
 from vlmoe_serve.placement.trace_format import Rows
@@ -68,8 +73,9 @@ class OtherRank:
     """One of the other ranks, seen from rank 0. name: what messages call it."""
 
     def __init__(self, name: str, channel: Channel) -> None:
-        # resident, when it answered last
+        # when it answered last: resident memory, and how far it was with moving experts
         self.memory_bytes = 0
+        self.moves = MoveState()
         self._name = name
         self._channel = channel
 
@@ -81,15 +87,15 @@ class OtherRank:
         assert isinstance(answer, RankDone), answer
         self.memory_bytes = answer.memory_bytes
 
-    def send(self, jobs: Sequence[Job], *, traced: bool = False) -> None:
-        """Hand it its part of a batch. traced: it is to tell what its routers choose."""
-        self._channel.tell(Jobs(tuple(jobs), traced))
+    def send(self, jobs: Sequence[Job], *, traced: bool = False, orders: Orders | None = None) -> None:
+        """Hand it its part of a batch. traced: it is to tell what its routers choose. orders: to obey first."""
+        self._channel.tell(Jobs(tuple(jobs), traced, orders))
 
     def done(self) -> tuple[list[npt.NDArray[np.float32]], Rows | None]:
         """What it made of the part it was sent last, and what its routers chose."""
         answer = self._hear()
         assert isinstance(answer, RankDone), answer
-        self.memory_bytes = answer.memory_bytes
+        self.memory_bytes, self.moves = answer.memory_bytes, answer.moves or MoveState()
         return [np.frombuffer(block, np.float32) for block in answer.outputs], answer.rows
 
     def ping(self) -> None:
@@ -125,7 +131,7 @@ class LocalChannel:
         """See `Channel`."""
         if isinstance(message, Jobs):
             refs, size = self.arena.write(message.jobs)
-            self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, message.traced)))
+            self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, message.traced, message.orders)))
         else:
             self._socket.sendall(protocol.frame(message))
 
@@ -171,9 +177,17 @@ class RankProcess(OtherRank):
 class Ranks:
     """A `Runner` whose experts are shared out over several processes."""
 
-    def __init__(self, runner: Runner, others: Sequence[OtherRank]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        others: Sequence[OtherRank],
+        moves: LayerMoves | None = None,
+        rebalancer: Rebalancer | None = None,
+    ) -> None:
         self._runner = runner
         self._others = others
+        self._moves = moves
+        self.rebalancer = rebalancer
         self.num_ranks = 1 + len(others)
         self.config: ModelConfig = runner.config
         self.device, self.dtype, self.backend = runner.device, runner.dtype, runner.backend
@@ -192,8 +206,11 @@ class Ranks:
             rows.append(rows_of(packed, log, self.config, 0, 0, 0))
 
         try:
+            orders = self._orders()
             for other, share in zip(self._others, shares[1:], strict=True):
-                other.send([jobs[i] for i in share], traced=tracer is not None)
+                other.send([jobs[i] for i in share], traced=tracer is not None, orders=orders)
+            if self._moves is not None and orders is not None:
+                self._moves.obey(orders)
             mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
             done = [(mine, rows[0] if rows else None), *(other.done() for other in self._others)]
         except Exception as error:
@@ -205,6 +222,11 @@ class Ranks:
             for index, output in zip(share, outputs, strict=True):
                 results[index] = output
         return results
+
+    def _orders(self) -> Orders | None:
+        if self.rebalancer is None or self._moves is None:
+            return None
+        return self.rebalancer.orders([self._moves.state, *(other.moves for other in self._others)])
 
     def observe_load(self, observe: ObserveLoad) -> None:
         """See `Runner.observe_load`: rank 0 learns the counts of all ranks."""
@@ -229,13 +251,22 @@ def load(options: EngineOptions) -> Ranks:
     Raises:
         ValueError: a bad checkpoint, or a placement for another model.
     """
+    if options.rebalance is not None and choose_device(options.device) != "cpu":
+        raise ValueError("--rebalance moves experts between CPUs only, and this model runs on a GPU")
     group = make_descriptors(options.ranks)
     port = free_port()
     others = [RankProcess(rank, options, group[rank], port) for rank in range(1, options.ranks)]
     runner = load_share(options, join_host(options, group[0], port))
     for other in others:
         other.wait_until_loaded()
-    return Ranks(runner, others)
+    return Ranks(runner, others, layer_moves(runner, options), _rebalancer(options, runner))
+
+
+def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
+    if options.rebalance is None or options.placement is None:
+        return None
+    costs = options.rebalance.costs or costs_of(runner.config, DTYPES[runner.dtype].itemsize)
+    return Rebalancer(options.placement, costs, options.rebalance, Planning())
 
 
 def share_out(jobs: Sequence[Job], num_ranks: int, config: ModelConfig) -> list[list[int]]:

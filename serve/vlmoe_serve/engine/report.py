@@ -2,7 +2,9 @@
 
 # L = MoE layers, X = experts of both pools (image pool first), G = ranks
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,13 +87,43 @@ class ExpertMemory:
         )
 
 
+Refusal = Literal["gain", "payback", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveReport:
+    """What re-balancing did. num_plans: made. num_moved: copies of experts that ranks received. refused: plans, by why.
+
+    refused: "gain": too little of it; "payback": the moves would not pay back in time; "failed": weights that could
+    not be read, or no process to plan.
+    """
+
+    num_plans: int = 0
+    num_moved: int = 0
+    moved_bytes: int = 0
+    refused: Mapping[Refusal, int] = field(default_factory=dict)
+
+    def plus(self, other: "MoveReport") -> "MoveReport":
+        """Both together."""
+        whys = {**self.refused, **other.refused}
+        refused = {why: self.refused.get(why, 0) + other.refused.get(why, 0) for why in whys}
+        return MoveReport(
+            self.num_plans + other.num_plans,
+            self.num_moved + other.num_moved,
+            self.moved_bytes + other.moved_bytes,
+            refused,
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineReport:
-    """load: since the last report; None where no mixture is watched. memory_G: resident bytes of each rank, now.
+    """What an engine has done since its last report.
 
-    experts: since the last report; None where there is no budget for them.
+    load: None where no mixture is watched. memory_G: resident bytes of each rank, now. experts: None where there is no
+    budget for them.
     """
 
     load: ExpertLoad | None
     memory_G: tuple[int, ...]
     experts: ExpertMemory | None = None
+    moves: MoveReport = field(default_factory=MoveReport)

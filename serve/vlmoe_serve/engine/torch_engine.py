@@ -22,7 +22,7 @@ from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.nodes import remote
 from vlmoe_serve.engine.passes import run_apart
-from vlmoe_serve.engine.report import EngineReport, ExpertMemory
+from vlmoe_serve.engine.report import EngineReport, ExpertMemory, MoveReport
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.engine.warm_up import warm_up_batches
 
@@ -76,7 +76,9 @@ class TorchEngine:
         """Load of experts and ranks, and memory."""
         memory = (resident_bytes(),) if isinstance(self._runner, Runner) else self._runner.memory_G
         load = None if self._meter is None else self._meter.take()
-        return EngineReport(load, memory, self._expert_memory())
+        rebalancer = None if isinstance(self._runner, Runner) else self._runner.rebalancer
+        moves = MoveReport() if rebalancer is None else rebalancer.take()
+        return EngineReport(load, memory, self._expert_memory(), moves)
 
     def _expert_memory(self) -> ExpertMemory | None:
         taken = self._runner.take_expert_memory() if isinstance(self._runner, Runner) else None
@@ -87,6 +89,8 @@ class TorchEngine:
         self._is_warm = True
         if self._meter is not None:
             self._meter.take()
+            if isinstance(self._runner, ranks.Ranks) and self._runner.rebalancer is not None:
+                self._meter.on_step = self._runner.rebalancer.saw
         self._expert_memory()
 
     def close(self) -> None:

@@ -46,6 +46,13 @@ def choose_placement(asked: str, config: ModelConfig, num_ranks: int, trace: Pat
     return placement
 
 
+def even_placement(config: ModelConfig, num_ranks: int) -> Placement:
+    """Even shares, and a spare slot for each pool, which re-balancing fills with copies."""
+    pools = (config.num_experts, config.num_experts)
+    budget = Budget(slots_per_rank=default_slots(pools, num_ranks))
+    return POLICIES["linear"](_nothing(config, num_ranks), budget, Costs())
+
+
 def check_fits(placement: Placement, config: ModelConfig, num_ranks: int) -> None:
     """Whether a placement is for this model and that many ranks.
 

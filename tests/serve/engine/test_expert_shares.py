@@ -1,6 +1,7 @@
 import numpy as np
 
 from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
+from vlmoe_serve.placement.costs import cpu_costs
 from vlmoe_serve.placement.placement import place
 
 
@@ -18,6 +19,12 @@ def test_tokens_are_split_by_what_there_is() -> None:
     """Expert 1 lies on both ranks: it makes good for what expert 0 gives rank 0."""
     counts = np.array([[300, 100], [100, 300], [0, 0]])
     hosts = np.array([[True, False], [True, True], [False, True]])
-    flow = split_by_counts(2)(counts, hosts)
+    flow = split_by_counts(2, 2, 7)(counts, hosts)
     assert flow.sum(axis=2).tolist() == counts.tolist()
     assert flow.sum(axis=1).tolist() == [[400, 0], [0, 400], [0, 0]]
+
+
+def test_reading_an_expert_costs_as_much_as_some_tokens_whatever_the_size() -> None:
+    for dim, hidden in ((384, 1536), (768, 3072)):
+        for weight_bytes in (2, 4):
+            assert 5 <= cpu_costs(dim, hidden, weight_bytes).stream_tokens <= 9

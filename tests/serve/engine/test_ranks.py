@@ -23,8 +23,10 @@ from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.ranks import share_out
 from vlmoe_serve.engine.report import EngineReport, ExpertLoad
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import at_ranks
 from vlmoe_serve.placement.placement import Placement, place
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 from vlmoe_serve.placement.trace_format import COLUMNS
 from vlmoe_serve.placement.trace_reader import read_trace
 
@@ -218,6 +220,33 @@ def test_the_trace_of_several_ranks_is_that_of_one_and_so_is_the_load(
     assert {row[0] for row in alone} == {0, 1, 2}
     # a single sequence has one home
     assert (at_ranks(read_trace(tmp_path / "2"), 2).home_SG > 0).sum(axis=1).tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("at_once", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_experts_move_while_answers_stay(checkpoint: Path, at_once: bool) -> None:
+    """Pictures alone: rank 0 holds more of what they ask for than rank 1, until it has moved."""
+    work = [job for job in jobs(24) if job.example.tokens is None]
+    threads = torch.get_num_threads()
+    expected = Runner.load(checkpoint, dtype="fp32", threads=1).run(work)
+    torch.set_num_threads(threads)
+    reports: list[EngineReport] = []
+    # all the experts for pictures on one rank, and as if nothing but computing took time
+    start = place((0, 2), (4, 4), [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2, 6)
+    costs = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
+    eager = RebalanceOptions(min_steps=8, interval_s=0.1, at_once=at_once, costs=costs)
+
+    async def use(supervisor: Supervisor) -> None:
+        num_steps = 0
+        while num_steps < 12 or not any(each.moves.num_moved for each in reports):
+            done = await supervisor.run(work)
+            for block, answer in zip(done.outputs, expected, strict=True):
+                np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
+            num_steps += 1
+        assert supervisor.num_restarts == 0
+
+    with_ranks(checkpoint, 2, use, reports.append, placement=start, rebalance=eager)
+    loads = [each.load for each in reports if each.load is not None]
+    assert loads[0].rank_tokens_G[1] == 0 or len(loads) == 1
 
 
 def test_the_death_of_an_idle_rank_restarts_the_group(checkpoint: Path) -> None:

@@ -1,0 +1,79 @@
+"""A process of the lowest priority that plans placements for rank 0.
+
+python -P -m vlmoe_serve.engine.planning PARENT_PID      pickled `Question`s in, pickled `Revision`s out
+
+Both ends are our own processes and the pipes are anonymous, so pickle is safe here.
+"""
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import cast
+
+from vlmoe_serve.engine.lifetime import die_with
+from vlmoe_serve.placement.rebalancing import Question, Revision, revise
+
+LOWEST = 19
+_MODULE = "vlmoe_serve.engine.planning"
+
+
+class Planning:
+    """The process, seen from rank 0. Make it in the thread that lives as long as this process."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        # waits for the answer, so that nobody else has to
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def ask(self, question: Question) -> "Future[Revision]":
+        """Have it planned. The future fails with EOFError or OSError when the process is gone."""
+        return self._thread.submit(self._ask, question)
+
+    def _ask(self, question: Question) -> Revision:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump(question, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+        self._process.stdin.flush()
+        return cast(Revision, pickle.load(self._process.stdout))
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.shutdown()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def main(argv: list[str]) -> int:
+    """Answer until there are no more questions."""
+    die_with(int(argv[0]))
+    os.nice(LOWEST)
+    # whatever a library prints must not come between the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    while True:
+        try:
+            question = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return 0
+        pickle.dump(revise(question), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
