@@ -42,7 +42,7 @@ def random_checkpoint(preset: str, directory: Path, top_k: int, task: Task = "im
             if isinstance(module, Router):
                 # scores of deviation 1 and a liking of all tokens for some experts
                 module.weight.normal_(0, config.dim**-0.5)
-                module.weight += 0.05 * torch.randn(config.num_experts, 1)
+                module.weight.add_(0.05 * torch.randn(config.num_experts, 1))
     labels = {"classes": [f"class {i}" for i in range(1000)]}
     save(directory, config, network.state_dict(), train_wordpiece(["a"], 100), labels, dtype=torch.bfloat16)
     return directory

@@ -17,6 +17,11 @@ def num_cores(cgroup: Path = _CGROUP) -> int:
     return max(1, math.ceil(min(cores, _quota(cgroup))))
 
 
+def share(num_processes: int) -> int:
+    """Threads for each of so many processes, if they are to have all cores; at least 1."""
+    return max(1, num_cores() // num_processes)
+
+
 def _quota(cgroup: Path) -> float:
     """The limit in cores, of either version of control groups; infinite without one."""
     try:

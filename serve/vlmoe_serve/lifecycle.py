@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
@@ -23,7 +23,7 @@ from vlmoe_serve.brownout import Brownout, Thresholds
 from vlmoe_serve.catalog.family import Family, families
 from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.catalog.models import Models, ServedModel
-from vlmoe_serve.cores import num_cores
+from vlmoe_serve.cores import num_cores, share
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.engine import ENGINES, FAMILY
@@ -58,6 +58,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_REFUSALS_S = 0.05
 # Refusals of what was not answered in time need no longer than this to be sent.
 _LAST_ANSWERS_S = 1.0
+
+
+class _Threads(TypedDict):
+    threads: int
+    spare_core: bool
 
 
 class StartError(RuntimeError):
@@ -97,7 +102,7 @@ async def serve(options: Options) -> None:
         watched.append(Watched(tls.files, partial(tls.renew, context)))
 
     def open_model(name: str, path: str) -> ServedModel:
-        return _open_model(options, name, path, metrics)
+        return _open_model(options, name, path, metrics, len(options.model))
 
     try:
         models = _open_models(options, metrics)
@@ -205,13 +210,16 @@ def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
         or options.expert_memory
         or options.engine != DEFAULTS.engine
     ):
-        return [_open_model(options, choice.name, choice.path, metrics) for choice in options.model]
+        return [
+            _open_model(options, choice.name, choice.path, metrics, len(names)) for choice in options.model
+        ]
     directories = [open_directory(choice.path) for choice in options.model]
     models: dict[int, ServedModel] = {}
-    for positions in families(directories):
+    groups = families(directories)
+    for positions in groups:
         if len(positions) == 1:
             (only,) = positions
-            models[only] = _open_model(options, names[only], options.model[only].path, metrics)
+            models[only] = _open_model(options, names[only], options.model[only].path, metrics, len(groups))
             continue
         first, *others = (directories[position].path for position in positions)
         batcher = Batcher(
@@ -220,7 +228,7 @@ def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
                 siblings=tuple(others),
                 device=options.device,
                 dtype=options.dtype,
-                threads=options.threads,
+                **_threads(options, len(groups)),
                 mode=options.routing_mode,
             ),
             BatcherOptions(max_queue_ms=options.max_queue_ms),
@@ -233,7 +241,15 @@ def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
     return [models[position] for position in range(len(names))]
 
 
-def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> ServedModel:
+def _threads(options: Options, num_engines: int) -> _Threads:
+    if options.threads:
+        return {"threads": options.threads, "spare_core": False}
+    num_processes = num_engines * max(1, options.ranks // options.nodes)
+    threads = share(num_processes)
+    return {"threads": threads, "spare_core": threads * num_processes >= num_cores()}
+
+
+def _open_model(options: Options, name: str, path: str, metrics: Metrics, num_engines: int) -> ServedModel:
     directory = open_directory(path)
     trace_dir = options.trace_routing
     if trace_dir is not None and len(options.model) > 1:
@@ -249,7 +265,7 @@ def _open_model(options: Options, name: str, path: str, metrics: Metrics) -> Ser
             path=directory.path,
             device=options.device,
             dtype=options.dtype,
-            threads=options.threads,
+            **_threads(options, num_engines),
             ranks=options.ranks,
             placement=placement,
             rendezvous=rendezvous_of(options),

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
+from vlmoe_serve.cores import share
 from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.nodes.agent import Agent, NodeRefused
 from vlmoe_serve.errors import EngineUnavailable, MethodNotAllowed, NotFound, ServeError
@@ -52,7 +53,7 @@ async def serve_node(options: Options, where: Rendezvous) -> None:
         path=path,
         device=options.device,
         dtype=options.dtype,
-        threads=options.threads,
+        threads=options.threads or share(max(1, options.ranks // options.nodes)),
         ranks=options.ranks,
         rendezvous=where,
     )

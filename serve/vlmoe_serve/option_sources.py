@@ -7,14 +7,12 @@ mistake never goes unnoticed.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from vlmoe_serve.cores import num_cores
 from vlmoe_serve.options import DEFAULTS, OPTIONS, Options, read_switch
 
 ENV_PREFIX = "VLMOE_SERVE_"
@@ -44,14 +42,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     names = [choice.name for choice in options.model]
     if len(set(names)) != len(names):
         raise UsageError(f"two models share a name: {', '.join(names)}; give NAME=PATH")
-    if options.threads == 0:
-        options = dataclasses.replace(options, threads=_share_of_cores(options))
     return options
-
-
-def _share_of_cores(options: Options) -> int:
-    local_ranks = max(1, options.ranks // options.nodes)
-    return max(1, num_cores() // (len(options.model) * local_ranks))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -137,7 +137,7 @@ def _path(text: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Everything that can be set, checked. `threads` is 0 only until `option_sources` has resolved it."""
+    """Everything that can be set, checked. `threads` is 0 for as many as fit."""
 
     model: Annotated[
         tuple[ModelChoice, ...],

@@ -87,10 +87,8 @@ def test_models_have_names():
     assert parse_options([], {}).model == (ModelChoice("demo", "demo"),)
 
 
-def test_threads_are_resolved_and_shared_among_models():
-    one = parse_options([], {}).threads
-    four = parse_options(["--model", "a=1", "b=2", "c=3", "d=4"], {}).threads
-    assert one >= four >= 1
+def test_threads_are_as_many_as_fit_unless_somebody_says():
+    assert parse_options([], {}).threads == parse_options(["--threads", "auto"], {}).threads == 0
 
 
 def test_variables_of_others_are_not_touched():

@@ -41,7 +41,8 @@ class EngineOptions:
     the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
     expert_memory: bytes that mixtures' experts may take; 0 for no limit.
     settings: names and values that are an engine's own. mode: how jobs are routed that do not say. rendezvous: of the
-    nodes that the ranks are on, equally many on each; None for this one alone.
+    nodes that the ranks are on, equally many on each; None for this one alone. spare_core: use one thread less where
+    the last one brings little.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class EngineOptions:
     settings: tuple[tuple[str, str], ...] = ()
     mode: RoutingMode = DEFAULT
     rendezvous: Rendezvous | None = None
+    spare_core: bool = False
 
     @property
     def local_ranks(self) -> int:

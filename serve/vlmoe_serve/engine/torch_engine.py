@@ -23,6 +23,7 @@ from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.nodes import remote
 from vlmoe_serve.engine.passes import run_apart
 from vlmoe_serve.engine.report import EngineReport, ExpertMemory, MoveReport
+from vlmoe_serve.engine.threads import leave_a_core
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.engine.warm_up import warm_up_batches
 
@@ -135,7 +136,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
         )
     model, space = ids.result()
     tracer = None if options.trace_dir is None else _tracer(options, runner.config, model)
-    return TorchEngine(
+    engine = TorchEngine(
         runner,
         EngineFacts(
             model_id=model,
@@ -151,6 +152,10 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
         ),
         tracer,
     )
+    if options.spare_core and isinstance(runner, Runner) and runner.device == "cpu":
+        all_heads, *_ = engine.warm_up_batches()
+        leave_a_core(lambda: runner.run([*all_heads] * 4), options.threads)
+    return engine
 
 
 def _meter(runner: Runner | ranks.Ranks) -> ExpertMeter | None:

@@ -1,5 +1,6 @@
 """What only a GPU can show: bf16, the shapes of a base model, the same bits in any batch, and no waiting."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,10 @@ def test_a_mixture_does_not_wait_for_the_device(fp32: Any) -> None:
     x_TD, pool_T = torch.randn(197, DIM, device="cuda"), torch.zeros(197, dtype=torch.int64, device="cuda")
     # the first call compiles
     routed(x_TD, pool_T, None)
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        # torch says of this mode that it is a prototype
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         routed(x_TD, pool_T, None)
     finally:

@@ -1,0 +1,52 @@
+import time
+
+import pytest
+import torch
+
+from vlmoe_serve.engine.threads import leave_a_core
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def forward(seconds_by_threads):
+    """A forward that takes as long as it is said to, by the number of threads; and how often it ran."""
+    runs = []
+
+    def run():
+        runs.append(torch.get_num_threads())
+        time.sleep(seconds_by_threads[torch.get_num_threads()])
+
+    return run, runs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({3: 0.01, 4: 0.05}, 3),
+        ({3: 0.05, 4: 0.05}, 3),
+        ({3: 0.1, 4: 0.02}, 4),
+    ],
+)
+def test_the_last_core_must_be_worth_it(seconds, best):
+    torch.set_num_threads(4)
+    run, runs = forward(seconds)
+    assert leave_a_core(run, 4) == torch.get_num_threads() == best
+    assert set(runs) == {3, 4}
+
+
+def test_one_core_is_not_left():
+    run, runs = forward({})
+    assert leave_a_core(run, 1) == 1
+    assert not runs
+
+
+def test_a_long_batch_is_not_run_again_and_again():
+    torch.set_num_threads(2)
+    run, runs = forward({1: 0.5, 2: 0.31})
+    assert leave_a_core(run, 2) == 2
+    assert len(runs) == 3
