@@ -109,10 +109,10 @@ async def measure(path: Path, dtype: str, ranks: int, nodes: int, sizes: Sequenc
             assert engine.pid is not None
             print(name, "PSS MB:", *(f"{pss_mb(pid):.0f}" for pid in processes_of(engine.pid)))
     finally:
-        for agent in agents:
-            agent.stop()
         for engine in engines.values():
             await engine.stop()
+        for agent in agents:
+            agent.stop()
 
 
 def main() -> None:
