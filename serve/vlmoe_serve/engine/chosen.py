@@ -24,9 +24,14 @@ def check_engine(options: Options) -> None:
     for name, is_given in (
         ("--placement", options.placement is not None),
         ("--trace-routing", options.trace_routing is not None),
+        ("--rebalance", options.rebalance == "on"),
     ):
         if is_given:
             raise ValueError(f"{name} is for --engine torch: vLLM places experts by itself")
+    if options.nodes > 1:
+        raise ValueError(
+            "--nodes is for --engine torch: vLLM spreads by --vllm distributed_executor_backend=ray"
+        )
     if options.routing_mode != DEFAULT or options.brownout_mode is not None:
         raise ValueError(
             "--capacity, --experts-per-token and --brownout are for --engine torch: vLLM routes in one way"

@@ -28,6 +28,8 @@ def test_settings_of_vllm_are_for_vllm():
         ({"experts_per_token": 1}, "are for --engine torch"),
         ({"brownout": "on"}, "are for --engine torch"),
         ({"expert_memory_mb": 5.0}, "--expert-memory-mb is for --engine torch"),
+        ({"rebalance": "on", "ranks": 2}, "--rebalance is for --engine torch"),
+        ({"nodes": 2}, "--nodes is for --engine torch"),
         ({"vllm": (("nonsense", "1"),)}, "--vllm nonsense"),
     ],
 )
