@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlmoe_kernels import Pool, Run, eager, make_plan
 from vlmoe_kernels import triton as ours
+from vlmoe_kernels.ops import GroupedOp
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # tokens of an image of 224 pixels
@@ -90,6 +91,32 @@ def attention(
     }
 
 
+def training(
+    num_tokens: int, dim: int, hidden: int, experts: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Callable[[], Tensor]]:
+    """Forward and backward of a mixture with float32 weights under autocast, balanced, one choice a token."""
+    # what inference mode makes has no gradients
+    with torch.inference_mode(mode=False):
+        shapes = (experts, hidden, dim), (experts, hidden), (experts, dim, hidden), (experts, dim)
+        pool = Pool(
+            *((torch.randn(shape, device=device) * shape[-1] ** -0.5).requires_grad_() for shape in shapes)
+        )
+        x_TD = torch.randn(num_tokens, dim, device=device).requires_grad_()
+        groups_T1 = torch.randint(experts, (num_tokens, 1), device=device)
+        plan = make_plan(groups_T1, torch.rand(num_tokens, 1, device=device), experts)
+
+    def step(learning_ffn: Callable[[list[Pool], float], GroupedOp]) -> Tensor:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                y_TD = learning_ffn([pool], 1e-6)(x_TD, plan)
+            return torch.autograd.grad(y_TD.float().square().sum(), [x_TD, *pool[:4]])[0]
+
+    return {
+        "training, ours": lambda: step(ours.learning_ffn),
+        "training, plain torch": lambda: step(eager.learning_ffn),
+    }
+
+
 @torch.inference_mode()
 def main() -> None:
     """Print a line an operation and number of tokens."""
@@ -110,6 +137,7 @@ def main() -> None:
     for num_tokens in options.tokens:
         ops = feed_forward(num_tokens, options.dim, options.hidden, options.experts, dtype, device)
         ops |= attention(num_tokens, options.dim, dtype, device)
+        ops |= training(num_tokens, options.dim, options.hidden, options.experts, dtype, device)
         times = {what: median_ms(op, device) for what, op in ops.items()}
         for what, ms in times.items():
             print(f"{num_tokens:6} tokens  {what:22} {ms:9.3f}")

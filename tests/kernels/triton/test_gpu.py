@@ -57,6 +57,28 @@ def test_a_mixture_of_a_base_model(
     assert_near(backend("triton").grouped_ffn(pools, EPS)(x_TD, plan), expected)
 
 
+@pytest.mark.parametrize("num_choices", [1, 2])
+def test_gradients_of_a_mixture_of_a_base_model(fp32: Any, dtype: torch.dtype, num_choices: int) -> None:
+    """Float32 weights under autocast, as a trainer has them; the same bits twice."""
+    pools = [pool_of(fp32, EXPERTS, torch.float32, mid_norm=num_choices == 2) for _ in range(2)]
+    weights = [t.requires_grad_(True) for pool in pools for t in pool if t is not None]
+    groups_TK = fp32.groups(400, 2 * EXPERTS, num_choices).cuda()
+    gates_TK = torch.rand(400, num_choices, device="cuda").requires_grad_(True)
+    x_TD, direction_TD = (fp32(400, DIM).cuda().requires_grad_(True) for _ in range(2))
+
+    def gradients(name: str, precision: torch.dtype) -> tuple[Tensor, ...]:
+        with torch.autocast("cuda", precision, enabled=precision != torch.float32):
+            plan = make_plan(groups_TK, gates_TK, 2 * EXPERTS)
+            y_TD = backend(name).learning_ffn(pools, EPS)(x_TD, plan)
+        direction = direction_TD.detach().to(y_TD.dtype)
+        return torch.autograd.grad(y_TD, [x_TD, gates_TK, *weights], direction)
+
+    found, again = (gradients("triton", dtype) for _ in range(2))
+    for actual, same, expected in zip(found, again, gradients("eager", torch.float32), strict=True):
+        assert torch.equal(actual, same)
+        assert (actual - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
 def test_attention_of_a_ragged_batch(random: Callable[..., Tensor]) -> None:
     runs = [Run(4, 197), Run(3, 40), Run(1, 237), Run(5, 1)]
     num_tokens = sum(run.num_sequences * run.length for run in runs)
