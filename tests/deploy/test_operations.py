@@ -23,7 +23,7 @@ def test_every_alert_has_a_section_and_every_section_an_alert():
 
 
 def test_every_option_exists_and_has_the_default_it_is_said_to_have():
-    other_programs = {"--file", "--tag", "--values", "--set"}
+    other_programs = {"--file", "--from-literal", "--tag", "--values", "--set"}
     named = set(re.findall(r"(--[a-z][a-z-]+)", PAGE)) - other_programs
     assert {name for name in named if name[2:].replace("-", "_") not in {*OPTIONS, "help"}} == set()
     for name, value in re.findall(r"`--([a-z-]+)` \((\d+)", PAGE):
