@@ -251,14 +251,24 @@ def load(options: EngineOptions) -> Ranks:
     Raises:
         ValueError: a bad checkpoint, or a placement for another model.
     """
-    if options.rebalance is not None and choose_device(options.device) != "cpu":
-        raise ValueError("--rebalance moves experts between CPUs only, and this model runs on a GPU")
+    check_rebalance(options)
     group = make_descriptors(options.ranks)
     port = free_port()
     others = [RankProcess(rank, options, group[rank], port) for rank in range(1, options.ranks)]
     runner = load_share(options, join_host(options, group[0], port))
     for other in others:
         other.wait_until_loaded()
+    return together(options, runner, others)
+
+
+def check_rebalance(options: EngineOptions) -> None:
+    """Raises ValueError where experts are to move and cannot."""
+    if options.rebalance is not None and choose_device(options.device) != "cpu":
+        raise ValueError("--rebalance moves experts between CPUs only, and this model runs on a GPU")
+
+
+def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]) -> Ranks:
+    """All ranks, loaded, wherever the others are."""
     return Ranks(runner, others, layer_moves(runner, options), _rebalancer(options, runner))
 
 

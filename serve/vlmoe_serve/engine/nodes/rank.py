@@ -78,7 +78,9 @@ def _serve(options: EngineOptions, where: Rendezvous, rank: int, admission: str)
     group = join_nodes(options, rank, LinkStore(link), address, where.host, begin.store_port)
     link.send(Joined())
     # of node 0, whatever this node was told
-    options = dataclasses.replace(options, placement=begin.placement, mode=begin.mode)
+    options = dataclasses.replace(
+        options, placement=begin.placement, mode=begin.mode, rebalance=begin.rebalance
+    )
     do_duty(RemoteBoss(link), options, group)
     return 1
 

@@ -17,7 +17,7 @@ from vlmoe_serve.engine.nodes.store import HubStore, Values
 from vlmoe_serve.engine.nodes.terms import terms_of
 from vlmoe_serve.engine.nodes.wire import Begin
 from vlmoe_serve.engine.protocol import FromRank, ToRank
-from vlmoe_serve.engine.ranks import OtherRank, Ranks
+from vlmoe_serve.engine.ranks import OtherRank, Ranks, check_rebalance, together
 
 
 class RemoteChannel:
@@ -50,6 +50,7 @@ def load(options: EngineOptions, where: Rendezvous, model_id: Callable[[], str])
     Raises:
         ValueError: a bad checkpoint, or nodes that do not come or compute otherwise than this one.
     """
+    check_rebalance(options)
     device = choose_device(options.device)
     how = f"{choose_dtype(options.dtype, device)} with {choose_backend('auto', device)}"
     meeting = Meeting(where, options.ranks, lambda: terms_of(options, where, model_id()), how, _end_without)
@@ -60,7 +61,9 @@ def load(options: EngineOptions, where: Rendezvous, model_id: Callable[[], str])
     joining = []
     for rank, link in links.items():
         here = rank < options.local_ranks
-        link.send(Begin(address if here else "", store_port, options.placement, options.mode))
+        link.send(
+            Begin(address if here else "", store_port, options.placement, options.mode, options.rebalance)
+        )
         joining.append(threading.Thread(target=values.serve, args=(link,), daemon=True))
         joining[-1].start()
     group = join_nodes(options, 0, HubStore(values), address, where.host, store_port)
@@ -74,7 +77,7 @@ def load(options: EngineOptions, where: Rendezvous, model_id: Callable[[], str])
     for other in others:
         other.wait_until_loaded()
     meeting.tell_up()
-    return Ranks(runner, others)
+    return together(options, runner, others)
 
 
 def _end_with(rank: int, code: int) -> None:

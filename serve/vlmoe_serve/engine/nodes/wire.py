@@ -17,8 +17,11 @@ import numpy as np
 
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.routing_mode import RoutingMode
+from vlmoe_serve.engine.orders import LayerMove, MoveState, Orders
 from vlmoe_serve.engine.protocol import Jobs, LoadFailed, Ping, Pong, RankDone
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import Placement
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 from vlmoe_serve.placement.trace_format import Rows
 
 LENGTHS = struct.Struct("!IQ")
@@ -71,13 +74,15 @@ class Begin:
     """All are there: join the group.
 
     address: what others reach this host by, where it cannot know. store_port: of node 0, where NCCL's ranks meet.
-    placement: which rank is to hold which experts. mode: how jobs are routed that do not say.
+    placement: which rank is to hold which experts. mode: how jobs are routed that do not say. rebalance: how experts
+    move.
     """
 
     address: str
     store_port: int
     placement: Placement | None
     mode: RoutingMode
+    rebalance: RebalanceOptions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +120,9 @@ class GroupUp:
 MESSAGES: dict[str, type[Any]] = {
     message.__name__: message
     for message in (
-        *(
-            NodeHello,
-            Welcome,
-            Refused,
-            RankHello,
-            Begin,
-            Put,
-            Ask,
-            Value,
-            Joined,
-            Placement,
-            RoutingMode,
-            GroupUp,
-        ),
-        *(Jobs, Job, Example, RankDone, Rows, LoadFailed, Ping, Pong),
+        *(NodeHello, Welcome, Refused, RankHello, Begin, Placement, RoutingMode, RebalanceOptions, Costs),
+        *(Put, Ask, Value, Joined, LoadFailed, GroupUp, Ping, Pong),
+        *(Jobs, Job, Example, Orders, LayerMove, RankDone, Rows, MoveState),
     )
 }
 

@@ -20,8 +20,11 @@ from vlmoe_serve.engine import ENGINES
 from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.nodes.agent import Agent, NodeRefused
+from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import place
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
 Jobs = Callable[[int], list[Job]]
 PATIENCE_S = 300.0
@@ -100,11 +103,12 @@ def with_engine(
     *,
     hang_s: float = 120.0,
     on_restart: Callable[[str], None] = lambda how: None,
+    on_report: Callable[[EngineReport], None] = lambda report: None,
 ) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE_S):
             patient = SupervisorOptions(max_down_s=200, hang_s=hang_s, ping_s=0.1)
-            supervisor = Supervisor(ENGINES["torch"], options, patient, on_restart)
+            supervisor = Supervisor(ENGINES["torch"], options, patient, on_restart, on_report)
             await supervisor.start()
             try:
                 await use(supervisor)
@@ -232,6 +236,33 @@ def test_a_placement_reaches_the_ranks_of_other_nodes(
             np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
 
     with_engine(dataclasses.replace(options, placement=placement), use)
+
+
+@pytest.mark.slow
+def test_experts_move_between_nodes_while_answers_stay(
+    checkpoint: Path, jobs: Jobs, where: Rendezvous, make_node: Any
+) -> None:
+    """Pictures alone, whose experts all lie on node 0 until they move. Node 1 learns of it from node 0."""
+    work = [job for job in jobs(24) if job.example.tokens is None]
+    threads = torch.get_num_threads()
+    expected = Runner.load(checkpoint, dtype="fp32", threads=1).run(work)
+    torch.set_num_threads(threads)
+    start = place((0, 2), (4, 4), [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2, 6)
+    costs = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
+    eager = RebalanceOptions(min_steps=8, interval_s=0.1, costs=costs)
+    options = engine_options(checkpoint, where, 2)
+    make_node(options, where)
+    reports: list[EngineReport] = []
+
+    async def use(supervisor: Supervisor) -> None:
+        while not any(each.moves.num_moved for each in reports):
+            done = await supervisor.run(work)
+            for block, answer in zip(done.outputs, expected, strict=True):
+                np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
+        assert supervisor.num_restarts == 0
+
+    moving = dataclasses.replace(options, placement=start, rebalance=eager)
+    with_engine(moving, use, on_report=reports.append)
 
 
 def test_a_node_with_another_checkpoint_or_key_is_refused_and_node_0_says_who_is_missing(

@@ -10,8 +10,11 @@ from vlmoe_model.inputs import Example, Job
 from vlmoe_model.routing_mode import RoutingMode
 from vlmoe_serve.engine.nodes import wire
 from vlmoe_serve.engine.nodes.wire import WireError, pack, unpack
+from vlmoe_serve.engine.orders import LayerMove, MoveState, Orders
 from vlmoe_serve.engine.protocol import Jobs, LoadFailed, Ping, Pong, RankDone
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import Placement
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
 from vlmoe_serve.placement.trace_format import COLUMNS, Rows
 
 
@@ -29,7 +32,7 @@ def sent(message: object) -> Any:
         wire.Welcome("abc"),
         wire.Refused("no", final=True),
         wire.RankHello(3, "abc", "fp32 with cpu"),
-        wire.Begin("10.0.0.1", 2000, None, RoutingMode(0.5, "reroute")),
+        wire.Begin("10.0.0.1", 2000, None, RoutingMode(0.5, "reroute"), RebalanceOptions(costs=Costs())),
         wire.Put("0/1", b"\0\xff"),
         wire.Ask("0/1"),
         wire.Value(b""),
@@ -37,6 +40,8 @@ def sent(message: object) -> Any:
         wire.GroupUp(),
         LoadFailed("\N{SNOWMAN} no such file"),
         RankDone((b"abcd", b""), rows=None),
+        Jobs((), orders=Orders(True, LayerMove(2, (((0, 2), (1,)), ((1, 3), (0,)))))),
+        RankDone((), moves=MoveState(True, "no")),
         Ping(7),
         Pong(8),
     ],
@@ -70,7 +75,7 @@ def test_jobs_arrive_with_their_arrays() -> None:
 
 def test_a_placement_and_rows_of_a_trace_arrive() -> None:
     slots = np.array([[[0, 2], [1, 3]]], np.int32)
-    placement = sent(wire.Begin("", 1, Placement((2,), (2, 2), slots), RoutingMode())).placement
+    placement = sent(wire.Begin("", 1, Placement((2,), (2, 2), slots), RoutingMode(), None)).placement
     assert (placement.layers, placement.pools) == ((2,), (2, 2))
     np.testing.assert_array_equal(placement.slots_LGK, slots)
     rows = Rows(**{name: np.arange(3).astype(dtype) for name, dtype in COLUMNS.items()})
