@@ -62,7 +62,7 @@ class Planning:
 def main(argv: list[str]) -> int:
     """Answer until there are no more questions."""
     die_with(int(argv[0]))
-    os.nice(LOWEST)
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
     # whatever a library prints must not come between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
