@@ -103,13 +103,13 @@ def test_bf16_is_as_near_to_fp32_as_ours(ragged_jobs: Callable[..., list[Job]]) 
 def test_what_a_head_does_not_take_ends_nothing(checkpoint: Callable[[str], Path]) -> None:
     image, tokens = np.zeros((24, 24, 3), np.uint8), np.array([2, 3], np.int32)
     with loaded(EngineOptions(checkpoint("mixture"), dtype="fp32")) as vllm:
-        for head, example in (
-            ("questions", Example(tokens=tokens)),
-            ("colours", Example(image=image[:8])),
-            ("tones", Example(tokens=np.array([2, 120], np.int32))),
-            ("matching", Example(image[:16, :16], tokens)),
+        for head, example, says in (
+            ("questions", Example(tokens=tokens), "questions"),
+            ("colours", Example(image=image[:8]), "colours"),
+            ("tones", Example(tokens=np.array([2, 120], np.int32)), "token ids"),
+            ("matching", Example(image[:16, :16], tokens), "matching"),
         ):
-            with pytest.raises(InputError, match=head):
+            with pytest.raises(InputError, match=says):
                 vllm.run([Job(head, example)])
         assert vllm.run([Job("questions", Example(image, tokens))])[0].shape == (5,)
 
