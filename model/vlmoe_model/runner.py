@@ -36,6 +36,9 @@ Dtype = Literal["auto", "fp32", "bf16", "int8"]
 
 INT8 = "int8"
 
+# of one weight of an expert, by dtype
+EXPERT_BYTES = {"fp32": 4, "bf16": 2, INT8: 1}
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -120,13 +123,9 @@ class Runner:
         if threads is not None:
             torch.set_num_threads(threads)
         device = choose_device(device)
-        chosen = choose_dtype(dtype, device)
         backend_name = choose_backend(backend, device)
         directory = open_directory(resolve(path))
-        if directory.config.expert_weights == INT8:
-            chosen = _of_quantised(dtype, device)
-        elif chosen == INT8 and not directory.config.moe_blocks:
-            raise ValueError(f"{directory.path} has no mixture blocks, so there are no experts for int8")
+        chosen = choose_dtype_for(directory.config, dtype, device)
         if chosen == INT8 and movable:
             raise ValueError("experts in int8 cannot be moved between ranks: load them as bf16 or fp32")
         if chosen == INT8 and expert_memory:
@@ -274,8 +273,17 @@ def _loaded(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.int8 else tensor.float()
 
 
-def _of_quantised(dtype: str, device: str) -> str:
-    """The dtype of a checkpoint whose experts are stored in int8."""
+def choose_dtype_for(config: ModelConfig, dtype: str, device: str) -> str:
+    """`choose_dtype` for a model: where its experts are stored in int8, that is what `auto` means.
+
+    Raises:
+        ValueError: as `choose_dtype`, or what the model does not have.
+    """
+    if config.expert_weights != INT8:
+        chosen = choose_dtype(dtype, device)
+        if chosen == INT8 and not config.moe_blocks:
+            raise ValueError("the checkpoint has no mixture blocks, so there are no experts for int8")
+        return chosen
     if dtype not in ("auto", INT8):
         raise ValueError(
             f"the checkpoint's experts are stored in int8: dtype must be auto or int8, got {dtype!r}"

@@ -12,7 +12,7 @@ from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.gloo import GlooGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup
 from vlmoe_model.checkpoint.directory import open_directory, resolve
-from vlmoe_model.runner import DTYPES, Dtype, Runner, choose_device, choose_dtype
+from vlmoe_model.runner import EXPERT_BYTES, Dtype, Runner, choose_device, choose_dtype_for
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.expert_shares import costs_of, holdings_of, split_by_counts
 from vlmoe_serve.placement.costs import Costs
@@ -26,9 +26,9 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
     """
     config = open_directory(resolve(options.path)).config
     device = choose_device(options.device)
-    dtype = cast(Dtype, choose_dtype(options.dtype, device))
+    dtype = cast(Dtype, choose_dtype_for(config, options.dtype, device))
     # the same on every rank, or they would split differently
-    costs = costs_of(config, DTYPES[dtype].itemsize) if device == "cpu" else Costs()
+    costs = costs_of(config, EXPERT_BYTES[dtype]) if device == "cpu" else Costs()
     return Runner.load(
         options.path,
         device=device,

@@ -28,7 +28,7 @@ from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
-from vlmoe_model.runner import DTYPES, Runner, choose_device
+from vlmoe_model.runner import EXPERT_BYTES, Runner, choose_device
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
@@ -275,7 +275,7 @@ def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]
 def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
     if options.rebalance is None or options.placement is None:
         return None
-    costs = options.rebalance.costs or costs_of(runner.config, DTYPES[runner.dtype].itemsize)
+    costs = options.rebalance.costs or costs_of(runner.config, EXPERT_BYTES[runner.dtype])
     return Rebalancer(options.placement, costs, options.rebalance, Planning())
 
 

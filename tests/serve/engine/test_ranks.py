@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
+from vlmoe_model.quantize import quantise_experts
 from vlmoe_model.runner import Runner
 from vlmoe_model.tokenizer import train_wordpiece
 from vlmoe_serve.engine import ENGINES
@@ -94,7 +96,8 @@ def with_ranks(
     **more: Any,
 ) -> None:
     async def main() -> None:
-        options = EngineOptions(checkpoint, device="cpu", dtype="fp32", threads=1, ranks=num_ranks, **more)
+        how = {"device": "cpu", "dtype": "fp32", "threads": 1, "ranks": num_ranks, **more}
+        options = EngineOptions(checkpoint, **how)
         async with asyncio.timeout(240):
             patient = SupervisorOptions(max_down_s=200, ping_s=1.0)
             supervisor = Supervisor(ENGINES["torch"], options, patient, on_report=on_report)
@@ -305,3 +308,21 @@ def test_a_bad_placement_ends_all_ranks_with_one_line(checkpoint: Path) -> None:
     with pytest.raises(EngineStartError, match="experts are placed on 3 ranks, there are 2") as error:
         asyncio.run(Supervisor(ENGINES["torch"], options).start())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stored", ["float", "int8"])
+def test_experts_in_int8_answer_over_ranks_as_alone(checkpoint: Path, tmp_path: Path, stored: str) -> None:
+    """Quantised when they are loaded, and stored so."""
+    if stored == "int8":
+        quantise_experts(open_directory(checkpoint), tmp_path / "small")
+        checkpoint = tmp_path / "small"
+    dtype = "int8" if stored == "float" else "auto"
+    expected = Runner.load(checkpoint, dtype=dtype, threads=1).run(jobs(7))
+
+    async def use(supervisor: Supervisor) -> None:
+        assert supervisor.info.dtype == "int8"
+        done = await supervisor.run(jobs(7))
+        for block, answer in zip(done.outputs, expected, strict=True):
+            np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
+
+    with_ranks(checkpoint, 2, use, dtype=dtype, placement=placed(2))
