@@ -113,7 +113,8 @@ def without_number(client, asked):
 
 
 def test_every_panel_and_every_rule_finds_data(serve, prometheus, render):
-    server = serve()
+    # one panel is of servers that can brown out
+    server = serve("--brownout", "on", "--capacity", "1")
     client = prometheus(server.url.removeprefix("http://"))
     end = threading.Event()
     callers = [threading.Thread(target=ask_for_a_while, args=(server.url, end)) for _ in range(3)]
