@@ -245,7 +245,7 @@ class Options:
     rebalance: Annotated[
         str,
         Option(
-            _choice("off", "on"),
+            read_switch,
             "NAME",
             "move experts between ranks while serving, as the traffic changes: off, on",
         ),
