@@ -1,0 +1,110 @@
+"""Throughput under drifting load: experts that stay, that move beside the work, and that all move in one step.
+
+    .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 25] [--phases 3] [--images 8]
+
+Two ranks of one thread, random weights. In every phase all pictures are variants of a few others, so that other experts
+are hot. Batches follow each other without a gap. Prints for each way and phase images a second, the median and the
+longest batch, how uneven the ranks were, and what moved.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from ranks import random_checkpoint
+
+from vlmoe_model.checkpoint.directory import open_directory
+from vlmoe_model.config import HeadConfig
+from vlmoe_model.inputs import Example, Job
+from vlmoe_model.presets import PRESETS
+from vlmoe_serve.engine import ENGINES
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.report import EngineReport
+from vlmoe_serve.engine.supervisor import Supervisor
+from vlmoe_serve.placement.chosen import even_placement
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
+
+WAYS = ("stay", "beside", "at once")
+POOL = 64
+
+
+def phase_jobs(head: HeadConfig, phase: int) -> list[Job]:
+    """Pictures of one phase: smooth colours, each with noise of its own."""
+    assert head.image is not None
+    rng = np.random.default_rng(phase)
+    size = head.image.size
+    base = np.kron(rng.integers(0, 256, (2, 2, 3)), np.ones((size // 2, size // 2, 1)))
+    pictures = (np.clip(base + rng.normal(0, 8, base.shape), 0, 255).astype(np.uint8) for _ in range(POOL))
+    return [Job(head.name, Example(image=picture)) for picture in pictures]
+
+
+async def measure(path: Path, way: str, args: argparse.Namespace) -> None:
+    """One way through all phases."""
+    config = open_directory(path).config
+    eager = RebalanceOptions(
+        window_steps=64, min_steps=32, interval_s=args.interval_s, at_once=way == "at once"
+    )
+    options = EngineOptions(
+        path,
+        "cpu",
+        args.dtype,
+        threads=1,
+        ranks=2,
+        placement=even_placement(config, 2),
+        rebalance=None if way == "stay" else eager,
+    )
+    reports: list[EngineReport] = []
+    engine = Supervisor(ENGINES["torch"], options, on_report=reports.append)
+    await engine.start()
+    try:
+        for phase in range(args.phases):
+            jobs = phase_jobs(config.heads[0], phase)
+            ms: list[float] = []
+            reports.clear()
+            begin_s = time.perf_counter()
+            while time.perf_counter() - begin_s < args.phase_s:
+                first = len(ms) * args.images % POOL
+                start_s = time.perf_counter()
+                await engine.run([jobs[(first + i) % POOL] for i in range(args.images)])
+                ms.append(1000 * (time.perf_counter() - start_s))
+            loads = [report.load for report in reports if report.load is not None]
+            busiest, mean = sum(load.busiest for load in loads), sum(load.mean for load in loads)
+            moved = sum(report.moves.num_moved for report in reports)
+            moved_mb = sum(report.moves.moved_bytes for report in reports) / 1e6
+            refused = sum(sum(report.moves.refused.values()) for report in reports)
+            print(
+                f"{way}, phase {phase}: {1000 * args.images * len(ms) / sum(ms):.1f} images/s, "
+                f"median {statistics.median(ms):.1f} ms, longest {max(ms):.0f} ms, "
+                f"busiest / mean rank {busiest / max(mean, 1):.3f}, "
+                f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused",
+                flush=True,
+            )
+    finally:
+        await engine.stop()
+
+
+def main() -> None:
+    """Measure each way, on the same pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="vlmoe_small_32e")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--phase-s", type=float, default=25.0)
+    parser.add_argument("--phases", type=int, default=3)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--interval-s", type=float, default=3.0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = random_checkpoint(args.preset, Path(scratch, "model"))
+        for way in args.ways:
+            asyncio.run(measure(path, way, args))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
