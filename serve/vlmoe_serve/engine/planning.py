@@ -1,4 +1,4 @@
-"""A process of the lowest priority that plans placements for rank 0.
+"""A process of low priority that plans placements for rank 0.
 
 python -P -m vlmoe_serve.engine.planning PARENT_PID      pickled `Question`s in, pickled `Revision`s out
 
@@ -16,7 +16,8 @@ from typing import cast
 from vlmoe_serve.engine.lifetime import die_with
 from vlmoe_serve.placement.rebalancing import Question, Revision, revise
 
-LOWEST = 19
+# at 19, ranks that are busy on every core would leave it nothing
+NICE = 10
 _MODULE = "vlmoe_serve.engine.planning"
 
 
@@ -62,7 +63,7 @@ class Planning:
 def main(argv: list[str]) -> int:
     """Answer until there are no more questions."""
     die_with(int(argv[0]))
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
+    os.nice(NICE)
     # whatever a library prints must not come between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
