@@ -246,8 +246,8 @@ class Options:
         str,
         Option(
             read_switch,
-            "NAME",
-            "move experts between ranks while serving, as the traffic changes: off, on",
+            "off/on",
+            "on: move experts between ranks while serving, as the traffic changes",
         ),
     ] = "off"
     threads: Annotated[
