@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-CALLERS = 40
+CALLERS = 64
 PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="module")
 def short(start):
-    """A server whose queue takes 2 ms of work."""
-    server = start("--max-queue-ms", "2")
+    """A server whose queue takes 1 ms of work."""
+    server = start("--max-queue-ms", "1")
     # it learns what an input costs from the first ones
     for _ in range(20):
         server.client.post("/embed", json={"text": "a sleeping cat"}).raise_for_status()
