@@ -25,10 +25,10 @@ from vlmoe_kernels import Pool, backend, make_plan
 from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives.shared_memory import SharedMemoryGroup, make_descriptors
 from vlmoe_model.checkpoint.directory import open_directory
+from vlmoe_model.checkpoint.one_expert import read_expert
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Example, Job
-from vlmoe_model.moving import read_expert
 from vlmoe_model.network import VLMoE
 from vlmoe_model.presets import PRESETS
 from vlmoe_model.runner import DTYPES, Dtype, Runner, count_parameters

@@ -14,20 +14,16 @@ import socket
 import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
-from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.errors import CheckpointError
-from vlmoe_serve.batching.batcher import Batcher, BatcherOptions
 from vlmoe_serve.brownout import Brownout, Thresholds
-from vlmoe_serve.catalog.family import Family, families
+from vlmoe_serve.catalog import opening
 from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.catalog.models import Models, ServedModel
-from vlmoe_serve.cores import num_cores, share
+from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
-from vlmoe_serve.engine import ENGINES, FAMILY
-from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.chosen import check_engine
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.file_watch import Watched, watch
@@ -40,12 +36,10 @@ from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.keys.api_keys import ApiKeys
 from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
-from vlmoe_serve.nodes import rendezvous_of
+from vlmoe_serve.option_readers import ANY_PORT
 from vlmoe_serve.option_sources import UsageError
-from vlmoe_serve.options import ANY_PORT, DEFAULTS, Options
-from vlmoe_serve.placement.chosen import choose_placement, even_placement
+from vlmoe_serve.options import Options
 from vlmoe_serve.placement.placement import PlacementError
-from vlmoe_serve.placement.rebalancing import RebalanceOptions
 from vlmoe_serve.retrieval.manager import Collections
 from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
@@ -58,11 +52,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_REFUSALS_S = 0.05
 # Refusals of what was not answered in time need no longer than this to be sent.
 _LAST_ANSWERS_S = 1.0
-
-
-class _Threads(TypedDict):
-    threads: int
-    spare_core: bool
 
 
 class StartError(RuntimeError):
@@ -79,14 +68,6 @@ async def serve(options: Options) -> None:
         check_engine(options)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if options.placement is not None and options.ranks == 1:
-        raise UsageError("--placement needs --ranks: one rank holds all experts")
-    if options.expert_memory and options.ranks > 1:
-        raise UsageError("--expert-memory-mb is for one rank: several share the experts' memory already")
-    if options.rebalance == "on" and options.ranks == 1:
-        raise UsageError("--rebalance needs --ranks: one rank holds all experts")
-    if options.rebalance == "on" and options.nodes > 1:
-        raise UsageError("--rebalance moves experts between ranks of one host, not between --nodes")
     keys = ApiKeys.load(options.api_key_file)
     shares = KeyLimits(options.max_key_concurrency, options.max_key_rate)
     if shares and not keys:
@@ -102,10 +83,10 @@ async def serve(options: Options) -> None:
         watched.append(Watched(tls.files, partial(tls.renew, context)))
 
     def open_model(name: str, path: str) -> ServedModel:
-        return _open_model(options, name, path, metrics, len(options.model))
+        return opening.open_model(options, name, path, metrics, len(options.model))
 
     try:
-        models = _open_models(options, metrics)
+        models = opening.open_models(options, metrics)
         listener = listen(options.host, options.port)
     except (CheckpointError, PlacementError, ListenError) as error:
         raise StartError(str(error)) from error
@@ -199,87 +180,6 @@ def _brownout(options: Options, metrics: Metrics) -> Brownout | None:
     if options.brownout_mode is None:
         return None
     return Brownout(options.brownout_mode, Thresholds.of(options.max_queue_ms), metrics.on_brownout)
-
-
-def _open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
-    """Each with an engine of its own, but for those that share weights and can share one."""
-    names = [choice.name for choice in options.model]
-    if (
-        options.ranks > 1
-        or options.trace_routing is not None
-        or options.expert_memory
-        or options.engine != DEFAULTS.engine
-    ):
-        return [
-            _open_model(options, choice.name, choice.path, metrics, len(names)) for choice in options.model
-        ]
-    directories = [open_directory(choice.path) for choice in options.model]
-    models: dict[int, ServedModel] = {}
-    groups = families(directories)
-    for positions in groups:
-        if len(positions) == 1:
-            (only,) = positions
-            models[only] = _open_model(options, names[only], options.model[only].path, metrics, len(groups))
-            continue
-        first, *others = (directories[position].path for position in positions)
-        batcher = Batcher(
-            EngineOptions(
-                path=first,
-                siblings=tuple(others),
-                device=options.device,
-                dtype=options.dtype,
-                **_threads(options, len(groups)),
-                mode=options.routing_mode,
-            ),
-            BatcherOptions(max_queue_ms=options.max_queue_ms),
-            observer=metrics.observer("+".join(names[position] for position in positions)),
-            factory=FAMILY,
-        )
-        for position, member in zip(positions, Family(batcher, len(positions)).members(), strict=True):
-            directory = directories[position]
-            models[position] = ServedModel(names[position], directory, directory.processor(), member)
-    return [models[position] for position in range(len(names))]
-
-
-def _threads(options: Options, num_engines: int) -> _Threads:
-    if options.threads:
-        return {"threads": options.threads, "spare_core": False}
-    num_processes = num_engines * max(1, options.ranks // options.nodes)
-    threads = share(num_processes)
-    return {"threads": threads, "spare_core": threads * num_processes >= num_cores()}
-
-
-def _open_model(options: Options, name: str, path: str, metrics: Metrics, num_engines: int) -> ServedModel:
-    directory = open_directory(path)
-    trace_dir = options.trace_routing
-    if trace_dir is not None and len(options.model) > 1:
-        trace_dir = trace_dir / name
-    placement = None
-    rebalance = RebalanceOptions() if options.rebalance == "on" and directory.config.moe_blocks else None
-    if options.placement is not None:
-        placement = choose_placement(options.placement, directory.config, options.ranks, trace_dir)
-    elif rebalance is not None:
-        placement = even_placement(directory.config, options.ranks)
-    batcher = Batcher(
-        EngineOptions(
-            path=directory.path,
-            device=options.device,
-            dtype=options.dtype,
-            **_threads(options, num_engines),
-            ranks=options.ranks,
-            placement=placement,
-            rendezvous=rendezvous_of(options),
-            rebalance=rebalance,
-            trace_dir=trace_dir,
-            expert_memory=options.expert_memory,
-            settings=options.vllm,
-            mode=options.routing_mode,
-        ),
-        BatcherOptions(max_queue_ms=options.max_queue_ms),
-        observer=metrics.observer(name),
-        factory=ENGINES[options.engine],
-    )
-    return ServedModel(name, directory, directory.processor(), batcher)
 
 
 def _watch(service: Service) -> None:

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from vlmoe_serve.options import DEFAULTS, OPTIONS, Options, read_switch
+from vlmoe_serve.option_readers import switch
+from vlmoe_serve.options import DEFAULTS, OPTIONS, Options
 
 ENV_PREFIX = "VLMOE_SERVE_"
 
@@ -107,7 +108,7 @@ def _read(name: str, given: object, where: str) -> object:
         raise UsageError(f"{where}: takes one value, got {len(items)}")
     parsed = []
     for item in items:
-        if isinstance(item, bool) and option.read is read_switch:
+        if isinstance(item, bool) and option.read is switch:
             # what YAML makes of on and off
             item = "on" if item else "off"
         if isinstance(item, bool) or not isinstance(item, str | int | float):

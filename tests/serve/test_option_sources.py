@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmoe_serve.option_readers import ModelChoice
 from vlmoe_serve.option_sources import ENV_PREFIX, UsageError, parse_options
-from vlmoe_serve.options import OPTIONS, ModelChoice
+from vlmoe_serve.options import OPTIONS
 
 # one allowed value an option that is not its default
 OTHER = {

@@ -1,7 +1,8 @@
 import pytest
 
 from vlmoe_model.routing_mode import DEFAULT, RoutingMode
-from vlmoe_serve.options import DEFAULTS, OPTIONS, ModelChoice, Options, read_switch
+from vlmoe_serve.option_readers import ModelChoice, switch
+from vlmoe_serve.options import DEFAULTS, OPTIONS, Options
 
 
 def test_every_field_is_an_option_with_a_text_for_help():
@@ -47,9 +48,9 @@ def test_a_brownout_needs_no_more_than_being_turned_on():
 
 @pytest.mark.parametrize(("text", "value"), [("on", "on"), ("off", "off"), ("true", "on"), ("False", "off")])
 def test_what_yaml_makes_of_on_and_off_is_understood(text, value):
-    assert read_switch(text) == value
+    assert switch(text) == value
 
 
 def test_a_switch_is_on_or_off():
     with pytest.raises(ValueError, match="must be one of off, on"):
-        read_switch("perhaps")
+        switch("perhaps")

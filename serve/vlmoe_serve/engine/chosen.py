@@ -16,6 +16,7 @@ def check_engine(options: Options) -> None:
     if options.engine != "vllm":
         if options.vllm:
             raise ValueError("--vllm needs --engine vllm")
+        _check_ranks(options)
         return
     if find_spec("vllm") is None:
         raise ValueError('--engine vllm needs vLLM, not installed here: pip install "vlmoe[vllm]"')
@@ -37,3 +38,16 @@ def check_engine(options: Options) -> None:
             "--capacity, --experts-per-token and --brownout are for --engine torch: vLLM routes in one way"
         )
     settings.parse(options.vllm)
+
+
+def _check_ranks(options: Options) -> None:
+    if options.ranks > 1:
+        if options.expert_memory:
+            raise ValueError("--expert-memory-mb is for one rank: several share the experts' memory already")
+        return
+    for name, is_given in (
+        ("--placement", options.placement is not None),
+        ("--rebalance", options.rebalance == "on"),
+    ):
+        if is_given:
+            raise ValueError(f"{name} needs --ranks: one rank holds all experts")
