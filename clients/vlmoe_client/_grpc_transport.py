@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -93,14 +92,6 @@ class GrpcTransport(Blocking):
     def close(self) -> None:
         """Close the connections."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _metadata(self, course: Course) -> tuple[tuple[str, str], ...]:
         key = self._settings.api_key

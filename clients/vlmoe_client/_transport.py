@@ -90,6 +90,18 @@ class Blocking(ABC):
     _settings: Settings
 
     @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
     def _content(self, call: Call[Any]) -> Any:
         """What is sent, in the form that `_exchange` takes; reads the pictures."""
 
@@ -134,14 +146,6 @@ class BlockingTransport(_Transport[httpx.Client], Blocking):
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _content(self, call: Call[Any]) -> bytes:
         return call.content()

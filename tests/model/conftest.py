@@ -1,6 +1,6 @@
-"""A tiny model: configuration, tokenizer, labels, weights, checkpoint; networks and jobs for it."""
+"""A tiny model: configuration, tokenizer, labels, weights, checkpoint; networks and jobs for it; backends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vlmoe_kernels.choice import why_not_native
 from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Example, Job
@@ -83,6 +84,23 @@ def saved(
         return tmp_path / name
 
     return build
+
+
+@pytest.fixture(params=["cpu", "cpu_native"])
+def cpu_backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend that serves on CPU."""
+    if request.param == "cpu_native" and (reason := why_not_native()):
+        pytest.skip(reason)
+    return str(request.param)
+
+
+@pytest.fixture(params=[1, 2], ids=["1thread", "2threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """As many threads for torch and the kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,0 +1,44 @@
+"""Experts that move from rank to rank."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlmoe_model.runner import Runner
+from vlmoe_serve.engine.report import EngineReport
+from vlmoe_serve.engine.supervisor import Supervisor
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.placement import place
+from vlmoe_serve.placement.rebalancing import RebalanceOptions
+
+from ..tiny import jobs
+from .groups import with_ranks
+
+
+@pytest.mark.parametrize("at_once", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_experts_move_while_answers_stay(checkpoint: Path, at_once: bool) -> None:
+    """Pictures alone: rank 0 holds more of what they ask for than rank 1, until it has moved."""
+    work = [job for job in jobs(24) if job.example.tokens is None]
+    threads = torch.get_num_threads()
+    expected = Runner.load(checkpoint, dtype="fp32", threads=1).run(work)
+    torch.set_num_threads(threads)
+    reports: list[EngineReport] = []
+    # all the experts for pictures on one rank, and as if nothing but computing took time
+    start = place((0, 2), (4, 4), [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2, 6)
+    costs = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
+    eager = RebalanceOptions(min_steps=8, interval_s=0.1, at_once=at_once, costs=costs)
+
+    async def use(supervisor: Supervisor) -> None:
+        num_steps = 0
+        while num_steps < 12 or not any(each.moves.num_moved for each in reports):
+            done = await supervisor.run(work)
+            for block, answer in zip(done.outputs, expected, strict=True):
+                np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
+            num_steps += 1
+        assert supervisor.num_restarts == 0
+
+    with_ranks(checkpoint, 2, use, reports.append, placement=start, rebalance=eager)
+    loads = [each.load for each in reports if each.load is not None]
+    assert loads[0].rank_tokens_G[1] == 0 or len(loads) == 1
