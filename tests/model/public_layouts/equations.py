@@ -1,4 +1,8 @@
-"""What both published models are written with: plain layers over a dictionary of weights, and their inputs."""
+"""What both published models are written with: plain layers over a dictionary of weights, and their inputs.
+
+Each model is written out from its own equations over a dictionary with its own names, padded and masked as its authors
+do it. The mapping to our names is what a converter does; nothing but reshaping, stacking and one addition.
+"""
 
 # D = width, L = tokens of a sequence
 
