@@ -25,11 +25,12 @@ def test_rows_may_lie_apart_or_across(random: Any) -> None:
     assert torch.equal(op(x_TD[:1].expand(4, -1)), expected[:1].expand(4, -1))
 
 
-def test_an_odd_width_reads_nothing_beyond_a_row(random: Any) -> None:
+@pytest.mark.parametrize(("num_rows", "out_dim"), [(5, 8), (10, 64), (28, 64), (29, 64)])
+def test_an_odd_width_reads_nothing_beyond_a_row(random: Any, num_rows: int, out_dim: int) -> None:
     """bf16 goes in pairs: the last one must not take the next row's first number."""
-    x_TD = random(5, 31)
+    x_TD = random(num_rows, 31)
     x_TD[1::2] = torch.nan
-    y_TO = Linear(random(8, 31), None)(x_TD)
+    y_TO = Linear(random(out_dim, 31), None)(x_TD)
     assert y_TO[::2].isfinite().all()
     assert y_TO[1::2].isnan().all()
 
@@ -41,6 +42,15 @@ def test_every_width(random: Any, in_dim: int, out_dim: int) -> None:
     expected = x_TD.double() @ weight.double().T
     tolerance = 1e-6 if x_TD.dtype == torch.float32 else 2**-8
     torch.testing.assert_close(Linear(weight, None)(x_TD).double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("in_dim", [63, 64, 129, 301])
+def test_a_row_has_the_same_bits_among_any_number_of_rows(random: Any, in_dim: int) -> None:
+    """One block of rows, several chunk by chunk, many panel by panel: whole panels and a narrow one."""
+    op, x_TD = Linear(random(130, in_dim, scale=in_dim**-0.5), random(130)), random(60, in_dim)
+    alone = torch.cat([op(row) for row in x_TD.split(1)])
+    for num_rows in range(2, len(x_TD)):
+        assert torch.equal(op(x_TD[:num_rows]), alone[:num_rows]), num_rows
 
 
 def test_gelu_is_the_exact_one() -> None:

@@ -59,6 +59,20 @@ def test_a_row_has_the_same_bits_in_every_batch(random: Any) -> None:
 
 
 @pytest.mark.usefixtures("vnni")
+@pytest.mark.parametrize("dim", [63, 256, 601])
+def test_a_row_has_the_same_bits_among_any_number_of_rows(random: Any, dim: int) -> None:
+    """One block of rows, several chunk by chunk, many panel by panel."""
+    op, x_TD = Int8FeedForward([quantise_pool(random.pool(1, dim, 130))], EPS), random(40, dim)
+
+    def run(num_rows: int) -> torch.Tensor:
+        return op(x_TD[:num_rows], make_plan(torch.zeros(num_rows, 1, dtype=torch.int64), None, 1))
+
+    whole = run(40)
+    for num_rows in range(1, 40):
+        assert torch.equal(run(num_rows), whole[:num_rows]), num_rows
+
+
+@pytest.mark.usefixtures("vnni")
 def test_rows_of_zeros_and_of_one_sign(fp32: Any) -> None:
     pool = quantise_pool(fp32.pool(1, 40, 64))
     x_TD = torch.cat([torch.zeros(1, 40), fp32(2, 40).abs(), -fp32(2, 40).abs()])

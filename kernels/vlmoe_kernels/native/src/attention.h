@@ -22,8 +22,8 @@ struct Sequences {
   const float* bias;
 };
 
-// logits of some queries at a time: they stay in the first-level cache
-constexpr int64_t QUERIES = 4 * MAX_ROWS;
+// logits of that many queries at a time, at most: they stay in the first-level cache
+constexpr int64_t QUERIES = 24;
 
 template <typename T>
 struct HeadTask {
@@ -86,9 +86,11 @@ void attend(const HeadTask<T>& task, int64_t width, float scale) {
                  values + n / PANEL * panel_stride<T>(length));
 
   const float factor = scale * LOG2_E;
-  for (int64_t begin = 0; begin < length; begin += QUERIES) {
+  // evenly cut: few rows cost a tile almost as much as many
+  int64_t blocks = ceil_div(length, QUERIES);
+  for (int64_t begin = 0, num_queries; begin < length; begin += num_queries, --blocks) {
+    num_queries = ceil_div(length - begin, blocks);
     const auto bias_row = [&](int64_t i) { return task.bias == nullptr ? nullptr : task.bias + (begin + i) * length; };
-    const int64_t num_queries = std::min(QUERIES, length - begin);
     const T *queries[QUERIES], *weight_rows[QUERIES];
     __m512 highest[QUERIES];
     float inverse[QUERIES];

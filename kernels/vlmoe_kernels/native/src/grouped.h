@@ -62,12 +62,16 @@ void multiply(const std::vector<Segment>& segments, const Matrices& w, int64_t n
     for (int64_t p = begin; p < std::min(begin + per_task, num_panels); ++p) {
       const int64_t n = p * PANEL;
       const int64_t width = std::min(PANEL, w.num_outputs - n);
-      rows_times_panel<T>(
-          rows, segment.size, panels + p * panel_stride<T>(w.k), panel_vectors(w.num_outputs, n), w.k,
-          [&](int64_t first, int64_t size, const float* sums) {
-            for (int64_t r = 0; r < size; ++r)
-              done(segment.group, segment.first + first + r, n, width, sums + r * PANEL);
-          });
+      const int vectors = panel_vectors(w.num_outputs, n);
+      const T* panel = panels + p * panel_stride<T>(w.k);
+      const auto each = [&](int64_t first, int64_t size, const float* sums) {
+        for (int64_t r = 0; r < size; ++r)
+          done(segment.group, segment.first + first + r, n, width, sums + r * PANEL);
+      };
+      if (is_streaming(segment.size, vectors))
+        rows_times_stream<T>(rows, segment.size, panel, w.k, each);
+      else
+        rows_times_panel<T>(rows, segment.size, panel, vectors, w.k, each);
     }
   });
 }

@@ -50,36 +50,58 @@ RowScale to_bytes(const T* x, int64_t width, uint8_t* to) {
   return {scale, _mm_cvtsi128_si32(_mm512_castsi512_si128(zero))};
 }
 
-// as `tile`: out[r * PANEL + n] = sum over k of bytes of row r * panel(k, n)
-template <int ROWS, int VECTORS>
-VNNI void int8_tile(const uint8_t* const* rows, const int8_t* panel, int64_t units, int32_t* out) {
+// as `tile`, of bytes and in whole units: out[r * PANEL + n] = sum over units of rows[r][from + unit] * panel(unit, n)
+template <int ROWS, int VECTORS, int LINES>
+VNNI void int8_tile(const uint8_t* const* rows, int64_t from, const int8_t* panel, int64_t units, const char* ahead,
+                    int32_t* out) {
   __m512i sum[ROWS][VECTORS] = {};
+  if (from > 0)
+#pragma GCC unroll 7
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_loadu_si512(out + r * PANEL + v * LANES);
   const uint8_t* row[ROWS];
-  for (int r = 0; r < ROWS; ++r) row[r] = rows[r];
-  for (int64_t i = 0; i < units; ++i, panel += VECTORS * 4 * LANES) {
-#pragma GCC unroll 6
+  for (int r = 0; r < ROWS; ++r) row[r] = rows[r] + 4 * from;
+  for (int64_t i = 0; i < units; ++i, panel += VECTORS * 4 * LANES, ahead += LINES * LINE) {
+#pragma GCC unroll 2
+    for (int line = 0; line < LINES; ++line) _mm_prefetch(ahead + line * LINE, _MM_HINT_T1);
+#pragma GCC unroll 7
     for (int r = 0; r < ROWS; ++r) {
       int32_t four;
       std::memcpy(&four, row[r] + 4 * i, sizeof four);
       const __m512i all = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v)
-        sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], all, _mm512_loadu_si512(panel + v * 4 * LANES));
+      for (int v = 0; v < VECTORS; ++v) {
+        const int8_t* w = panel + v * 4 * LANES;
+        if (from_cache(ROWS, VECTORS, v))
+          asm("vpdpbusd %2, %1, %0" : "+v"(sum[r][v]) : "v"(all), "m"(*reinterpret_cast<const __m512i_u*>(w)));
+        else
+          sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], all, _mm512_loadu_si512(w));
+      }
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 7
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) _mm512_storeu_si512(out + r * PANEL + v * LANES, sum[r][v]);
 }
 
-using Int8Tile = void (*)(const uint8_t* const*, const int8_t*, int64_t, int32_t*);
+using Int8Tile = void (*)(const uint8_t* const*, int64_t, const int8_t*, int64_t, const char*, int32_t*);
 
 template <int ROWS>
-constexpr Int8Tile INT8_TILES_OF[4] = {int8_tile<ROWS, 1>, int8_tile<ROWS, 2>, int8_tile<ROWS, 3>, int8_tile<ROWS, 4>};
+constexpr Int8Tile INT8_TILES_OF[4] = {int8_tile<ROWS, 1, 0>, int8_tile<ROWS, 2, 0>, int8_tile<ROWS, 3, 0>,
+                                       int8_tile<ROWS, 4, 0>};
 
-constexpr const Int8Tile* INT8_TILES[MAX_ROWS] = {INT8_TILES_OF<1>, INT8_TILES_OF<2>, INT8_TILES_OF<3>,
-                                                  INT8_TILES_OF<4>, INT8_TILES_OF<5>, INT8_TILES_OF<6>};
+constexpr const Int8Tile* INT8_TILES[MAX_ROWS] = {INT8_TILES_OF<1>, INT8_TILES_OF<2>, INT8_TILES_OF<3>, INT8_TILES_OF<4>,
+                                                  INT8_TILES_OF<5>, INT8_TILES_OF<6>, INT8_TILES_OF<7>};
+
+// as STREAMING_TILES
+template <int ROWS>
+constexpr Int8Tile INT8_STREAMING_TILES_OF[3] = {int8_tile<ROWS, 4, 0>, int8_tile<ROWS, 4, 1>, int8_tile<ROWS, 4, 2>};
+
+constexpr const Int8Tile* INT8_STREAMING_TILES[MAX_ROWS] = {
+    INT8_STREAMING_TILES_OF<1>, INT8_STREAMING_TILES_OF<2>, INT8_STREAMING_TILES_OF<3>, INT8_STREAMING_TILES_OF<4>,
+    INT8_STREAMING_TILES_OF<5>, INT8_STREAMING_TILES_OF<6>, INT8_STREAMING_TILES_OF<7>};
 
 // as `multiply`, with outputs in floats: done(group, row, first output, number of outputs, outputs with their bias)
 template <typename RowOf, typename ScaleOf, typename Done>
@@ -101,12 +123,9 @@ void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, 
       const int64_t n = p * PANEL, width = std::min(PANEL, w.num_outputs - n);
       const int vectors = panel_vectors(w.num_outputs, n);
       const int8_t* panel = w.panels[segment.group] + p * panel_stride<int8_t>(w.k);
-      alignas(64) int32_t sums[MAX_ROWS * PANEL];
-      alignas(64) float y[PANEL];
-      int64_t blocks = ceil_div(segment.size, MAX_ROWS);
-      for (int64_t first = 0; first < segment.size; --blocks) {
-        const int64_t size = ceil_div(segment.size - first, blocks);
-        INT8_TILES[size - 1][vectors - 1](rows + first, panel, units, sums);
+      alignas(64) int32_t sums[MAX_STREAMING_ROWS * PANEL];
+      const auto finish_rows = [&](int64_t first, int64_t size) {
+        alignas(64) float y[PANEL];
         for (int64_t r = 0; r < size; ++r) {
           const int64_t row = segment.first + first + r;
           const RowScale of_row = scale_of(row);
@@ -122,7 +141,19 @@ void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, 
           }
           done(segment.group, row, n, width, y);
         }
-        first += size;
+      };
+      if (is_streaming(segment.size, vectors)) {
+        each_chunk(segment.size, units, panel,
+                   [&](int64_t first, int64_t size, int64_t step, int64_t num_steps, int lines, const char* ahead) {
+                     INT8_STREAMING_TILES[size - 1][lines](rows + first, step, panel + step * 4 * PANEL, num_steps, ahead,
+                                                           sums + first * PANEL);
+                   });
+        finish_rows(0, segment.size);
+      } else {
+        each_block(segment.size, [&](int64_t first, int64_t size) {
+          INT8_TILES[size - 1][vectors - 1](rows + first, 0, panel, units, nullptr, sums);
+          finish_rows(first, size);
+        });
       }
     }
   });
