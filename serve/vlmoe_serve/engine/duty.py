@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vlmoe_kernels.collectives import Group
+from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Runner
@@ -36,6 +37,7 @@ def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
     Raises:
         EOFError, OSError: rank 0 is gone. GroupError: another rank is.
     """
+    keep_freed_memory()
     try:
         runner = load_share(options, group)
     except (ValueError, OSError) as error:

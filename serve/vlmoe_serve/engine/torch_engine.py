@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from vlmoe_kernels import backend
+from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_kernels.ops import RoutingBackend
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
@@ -113,6 +114,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
     # The runner checks it and says what is allowed.
     dtype = cast(Dtype, options.dtype)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     directory = open_directory(resolve(options.path))
     if not directory.config.heads:
         raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
