@@ -5,6 +5,8 @@ import pytest
 from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.option_sources import UsageError
 
+from .waiting import PATIENCE_S
+
 
 @pytest.fixture
 def file(tmp_path):
@@ -14,7 +16,7 @@ def file(tmp_path):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.002)
 

@@ -28,6 +28,8 @@ from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.network import VLMoE
 from vlmoe_model.tokenizer import train_wordpiece
 
+from ..waiting import PATIENCE_S
+
 TEXTS = ["what shape is in the image", "is there a red circle", "a sleeping cat", "two pairs of scissors"]
 LABELS = {
     "questions": ["yes", "no", "circle", "square"],
@@ -35,13 +37,12 @@ LABELS = {
     "entailment": ["no", "yes"],
 }
 _MAIN = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
-_START_S = 60.0
 
 
 class Server:
     """One server process on a free port of the loopback interface."""
 
-    def __init__(self, *arguments: str, start_s: float = _START_S) -> None:
+    def __init__(self, *arguments: str, start_s: float = PATIENCE_S) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, "--port", "0", "--threads", "1", *arguments],
             stdout=subprocess.PIPE,
@@ -58,7 +59,7 @@ class Server:
         for thread in self._threads:
             thread.start()
         self.url, self.grpc = self._wait_until_ready(start_s)
-        self.client = httpx.Client(base_url=self.url, timeout=30.0)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def _read(self, stream: io.TextIOBase, put: Callable[[str], object]) -> None:
         with stream:
@@ -118,7 +119,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(timeout=30)
+            return self.process.wait(timeout=PATIENCE_S)
         finally:
             self.process.kill()
             for thread in self._threads:
@@ -166,7 +167,7 @@ def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """start(*arguments): a server of the tiny checkpoint; ended with the session at the latest."""
     started = []
 
-    def begin(*arguments: str, start_s: float = _START_S) -> Server:
+    def begin(*arguments: str, start_s: float = PATIENCE_S) -> Server:
         given = [*arguments]
         if "--model" not in given:
             given += ["--model", f"tiny={checkpoint}"]

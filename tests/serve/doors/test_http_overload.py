@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from ..waiting import PATIENCE_S, wait_until
+
 CALLERS = 64
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,6 @@ def short(start):
     for _ in range(20):
         server.client.post("/embed", json={"text": "a sleeping cat"}).raise_for_status()
     return server
-
-
-def until(condition) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come to that"
-        time.sleep(0.01)
 
 
 def encoded(server) -> float:
@@ -45,7 +39,7 @@ def crowd(server, body):
             for _ in range(CALLERS):
                 pool.submit(lambda: answers.append(client.post("/vqa", json=body)))
             # one in flight is the one that asks for the number
-            until(lambda: len(answers) + server.metric("vlmoe_requests_in_flight") - 1 == CALLERS)
+            wait_until(lambda: len(answers) + server.metric("vlmoe_requests_in_flight") - 1 == CALLERS)
             assert {answer.status_code for answer in answers} == {429}
             yield answers
         pool.shutdown()

@@ -2,13 +2,14 @@ import concurrent.futures
 import logging
 import os
 import signal
-import time
 
 import httpx
 import pytest
 
 from vlmoe_serve.main import run
 from vlmoe_serve.retrieval.store import CollectionStore
+
+from ..waiting import PATIENCE_S, is_gone, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -17,21 +18,6 @@ def _logs_as_before():
     before = root.handlers, root.level
     yield
     root.handlers, root.level = before[0], before[1]
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, timeout_s=10.0):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def status_of(url, path):
@@ -51,7 +37,7 @@ def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         with server.engine_paused():
             answers = [
-                pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a cat"}, timeout=30)
+                pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a cat"}, timeout=PATIENCE_S)
                 for _ in range(8)
             ]
             wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 9)
@@ -62,8 +48,8 @@ def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             assert int(refused.headers["retry-after"]) >= 1
         assert [answer.result().status_code for answer in answers] == [200] * 8
-    assert server.process.wait(timeout=10) == 0
-    wait_until(lambda: not is_running(engine))
+    assert server.process.wait(timeout=PATIENCE_S) == 0
+    wait_until(lambda: is_gone(engine))
     assert "Traceback" not in server.log
 
     again = start(*data)
@@ -75,7 +61,7 @@ def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp
     engine = again.engine_pid
     again.process.kill()
     again.process.wait()
-    wait_until(lambda: not is_running(engine))
+    wait_until(lambda: is_gone(engine))
     store = CollectionStore(tmp_path / "data")
     assert store.metadata(store.collections()[0].key, "last") == {}
     store.close()
@@ -86,28 +72,28 @@ def test_a_drain_that_takes_too_long_ends_all_the_same(start):
     engine = server.engine_pid
     os.kill(engine, signal.SIGSTOP)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=30)
+        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=PATIENCE_S)
         wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 2)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=PATIENCE_S) == 0
         refused = waiting.result()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
-    wait_until(lambda: not is_running(engine))
+    wait_until(lambda: is_gone(engine))
 
 
 def test_the_second_signal_ends_at_once(start):
     server = start("--drain-s", "60")
     engine = server.engine_pid
     with server.engine_paused(), concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=30)
+        waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=PATIENCE_S)
         wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 2)
         server.process.send_signal(signal.SIGINT)
         wait_until(lambda: status_of(server.url, "/readyz") == 503)
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(timeout=10) == 128 + signal.SIGINT
+        assert server.process.wait(timeout=PATIENCE_S) == 128 + signal.SIGINT
         with pytest.raises(httpx.TransportError):
             waiting.result()
-        wait_until(lambda: not is_running(engine))
+        wait_until(lambda: is_gone(engine))
 
 
 def test_several_models_are_chosen_by_name_and_never_mix_their_spaces(

@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ..waiting import wait_until
+
 MAIN = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
 START_S = 240.0
 
@@ -125,9 +127,7 @@ def test_a_node_without_doors_says_how_it_is_and_ends_with_node_0(
 
     # asked to end first, it stays while node 0 needs it
     node.process.send_signal(signal.SIGTERM)
-    end_s = time.monotonic() + 30
-    while httpx.get(f"{health}/readyz").status_code == 200:
-        assert time.monotonic() < end_s
+    wait_until(lambda: httpx.get(f"{health}/readyz").status_code != 200)
     assert httpx.get(f"{health}/readyz").json()["error"]["message"] == "this node is ending"
     assert httpx.post(f"{url}/embed", json={"text": "a sleeping cat"}, timeout=60).json() == answer.json()
     assert server.end() == 0

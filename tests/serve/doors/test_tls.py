@@ -2,11 +2,12 @@ import os
 import signal
 import socket
 import ssl
-import time
 
 import httpx
 import pytest
 import trustme
+
+from ..waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +51,11 @@ def test_requests_are_answered_and_a_renewed_certificate_is_taken_up(start, auth
         renewed = authority.issue_cert("127.0.0.1")
         (tmp_path / "key.pem").write_bytes(renewed.private_key_pem.bytes())
         os.kill(server.process.pid, signal.SIGHUP)
-        end_s = time.monotonic() + 10
-        while "kept what was read before" not in server.log and time.monotonic() < end_s:
-            time.sleep(0.01)
+        wait_until(lambda: "kept what was read before" in server.log)
         assert serial_of(server, context) == before
         write(tmp_path, renewed)
         os.kill(server.process.pid, signal.SIGHUP)
-        while serial_of(server, context) == before and time.monotonic() < end_s + 10:
-            time.sleep(0.01)
-        assert serial_of(server, context) != before
+        wait_until(lambda: serial_of(server, context) != before)
         assert client.get("/healthz").status_code == 200
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(f"{server.url}/healthz")

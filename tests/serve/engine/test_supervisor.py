@@ -14,10 +14,10 @@ from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineDown, Eng
 from vlmoe_serve.engine.protocol import BatchDone
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
 
+from ..waiting import PATIENCE_S, named_memory
+
 EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
 QUICK = SupervisorOptions(max_pause_s=0.2)
-# Far more than anything here needs; a test that waits this long has failed.
-PATIENCE_S = 60.0
 
 Make = Callable[..., Job]
 Answers = Callable[[Sequence[Job]], list[list[float]]]
@@ -230,7 +230,7 @@ def test_an_engine_that_cannot_come_back_is_reported_down_and_returns_when_it_ca
 
 
 def test_stopping_fails_what_is_in_flight_and_leaves_nothing(toy: Any, job: Make) -> None:
-    named = set(Path("/dev/shm").iterdir())
+    named = named_memory()
 
     async def main() -> None:
         supervisor = Supervisor(toy.factory, toy.options, QUICK)
@@ -238,6 +238,8 @@ def test_stopping_fails_what_is_in_flight_and_leaves_nothing(toy: Any, job: Make
         pid = supervisor.pid
         task = asyncio.create_task(supervisor.run([job(HANG)]))
         await until(lambda: supervisor.busy_s > 0)
+        assert pid is not None
+        assert not named_memory(pid)
         await supervisor.stop()
         with pytest.raises(EngineDied):
             await task
@@ -248,7 +250,7 @@ def test_stopping_fails_what_is_in_flight_and_leaves_nothing(toy: Any, job: Make
     before = time.monotonic()
     asyncio.run(main())
     assert time.monotonic() - before < PATIENCE_S
-    assert set(Path("/dev/shm").iterdir()) <= named
+    assert named_memory() <= named
 
 
 @pytest.mark.parametrize("name", ["hang_s", "ping_s", "start_timeout_s", "max_down_s", "max_pause_s"])

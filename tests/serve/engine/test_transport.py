@@ -10,6 +10,8 @@ from hypothesis.extra import numpy as arrays
 from vlmoe_model.inputs import Example, Job
 from vlmoe_serve.engine.transport import Arena, ArenaView
 
+from ..waiting import named_memory
+
 images = st.integers(1, 40).flatmap(lambda size: arrays.arrays(np.uint8, (size, size, 3)))
 texts = arrays.arrays(np.int32, st.integers(1, 50))
 examples = (
@@ -70,10 +72,10 @@ def test_arrays_that_are_not_contiguous_arrive_right() -> None:
 
 
 def test_an_arena_has_no_name_and_leaves_no_descriptor() -> None:
-    named = set(Path("/dev/shm").iterdir())
+    named = named_memory()
     arena = Arena()
     arena.write([Job("vqa", Example(np.ones((64, 64, 3), np.uint8)))])
-    assert set(Path("/dev/shm").iterdir()) <= named
+    assert named_memory() <= named
     assert "vlmoe-arena" in os.readlink(f"/proc/self/fd/{arena.fd}")
     arena.close()
     arena.close()

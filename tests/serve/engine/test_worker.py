@@ -2,9 +2,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
+
+import pytest
+
+from ..waiting import PATIENCE_S, is_gone, named_memory, wait_until
 
 FRONT = """
 import asyncio, sys
@@ -29,28 +31,12 @@ asyncio.run(main())
 HANG = "1002"
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    # Whoever adopted it may be slow to collect it.
-    return state in "ZX"
-
-
 def start_front(toy: Any, *arguments: str) -> tuple["subprocess.Popen[str]", int]:
     front = subprocess.Popen(
         [sys.executable, "-c", FRONT, str(toy.directory), *arguments], stdout=subprocess.PIPE, text=True
     )
     assert front.stdout is not None
     return front, int(front.stdout.readline())
-
-
-def wait_gone(pid: int) -> None:
-    give_up_s = time.monotonic() + 30
-    while not is_gone(pid):
-        assert time.monotonic() < give_up_s, "the engine process outlived its front"
-        time.sleep(0.01)
 
 
 def end(front: "subprocess.Popen[str]") -> None:
@@ -60,14 +46,14 @@ def end(front: "subprocess.Popen[str]") -> None:
     front.stdout.close()
 
 
-def test_the_engine_dies_with_its_front_idle_or_busy(toy: Any) -> None:
-    named = set(Path("/dev/shm").iterdir())
-    for arguments in [(), (HANG,)]:
-        front, pid = start_front(toy, *arguments)
-        assert not is_gone(pid)
-        end(front)
-        wait_gone(pid)
-    assert set(Path("/dev/shm").iterdir()) <= named
+@pytest.mark.parametrize("arguments", [(), (HANG,)], ids=["idle", "busy"])
+def test_the_engine_dies_with_its_front(toy: Any, arguments: tuple[str, ...]) -> None:
+    front, pid = start_front(toy, *arguments)
+    assert not is_gone(pid)
+    # what has no name is gone with the last who holds it
+    assert not named_memory(pid) | named_memory(front.pid)
+    end(front)
+    wait_until(lambda: is_gone(pid), "the engine process outlived its front")
 
 
 def test_a_worker_whose_socket_ends_leaves_at_once(toy: Any) -> None:
@@ -77,7 +63,7 @@ def test_a_worker_whose_socket_ends_leaves_at_once(toy: Any) -> None:
             [sys.executable, "-m", "vlmoe_serve.engine.worker", str(os.getpid()), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
         )
-    assert worker.wait(timeout=30) == 0
+    assert worker.wait(timeout=PATIENCE_S) == 0
 
 
 def test_a_worker_that_is_not_its_parents_child_any_more_leaves(toy: Any) -> None:
@@ -87,4 +73,4 @@ def test_a_worker_that_is_not_its_parents_child_any_more_leaves(toy: Any) -> Non
             [sys.executable, "-m", "vlmoe_serve.engine.worker", "-1", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
         )
-        assert worker.wait(timeout=30) == 0
+        assert worker.wait(timeout=PATIENCE_S) == 0

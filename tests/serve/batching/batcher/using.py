@@ -11,10 +11,10 @@ from vlmoe_serve.batching.ticket import Outcome
 from vlmoe_serve.engine.report import EngineReport
 from vlmoe_serve.engine.supervisor import SupervisorOptions
 
+from ...waiting import PATIENCE_S
+
 EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
 QUICK = SupervisorOptions(max_pause_s=0.2)
-# Far more than anything here needs; a test that waits this long has failed.
-PATIENCE_S = 120.0
 
 Make = Callable[..., Job]
 Answers = Callable[[Sequence[Job]], list[list[float]]]

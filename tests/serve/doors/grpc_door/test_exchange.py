@@ -3,7 +3,6 @@
 import concurrent.futures
 import queue
 import signal
-import time
 
 import grpc
 import pytest
@@ -13,14 +12,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 
+from ...waiting import wait_until
+
 CAT = pb.EmbedRequest(text="a cat")
-
-
-def wait_until(condition, timeout_s=10.0):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_a_key_is_asked_for(start, tmp_path, refused):

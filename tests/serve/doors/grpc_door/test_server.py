@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import time
 
 import grpc
 import pytest
@@ -14,6 +13,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 from vlmoe_serve.main import run
+
+from ...waiting import wait_until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -107,9 +108,7 @@ def test_tls_of_both_sides_and_a_renewed_certificate(start, authority, tmp_path)
             return True
         return False
 
-    end_s = time.monotonic() + 20
-    while not refused_by_the_caller():
-        assert time.monotonic() < end_s, "the old certificate is still shown"
+    wait_until(refused_by_the_caller, "the old certificate is still shown")
     assert server.end() == 0
 
 

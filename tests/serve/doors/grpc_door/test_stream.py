@@ -12,12 +12,7 @@ from vlmoe_client.proto.fields import all_fields_of
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 
-
-def wait_until(condition, timeout_s=10.0):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.01)
+from ...waiting import wait_until
 
 
 def by_id(answers):
@@ -123,7 +118,8 @@ def test_no_more_is_read_than_is_worked_on(start):
 
 def test_a_cancelled_stream_takes_its_requests_out_of_the_queue(server, stub):
     cancelled = 'vlmoe_dropped_total{model="tiny",why="cancelled"}'
-    before = server.metric(cancelled)
+    encoded = "vlmoe_encode_seconds_count"
+    before, encoded_before = server.metric(cancelled), server.metric(encoded)
     requests = queue.SimpleQueue()
     with server.engine_paused():
         call = stub.EmbedStream(iter(requests.get, None))
@@ -131,8 +127,10 @@ def test_a_cancelled_stream_takes_its_requests_out_of_the_queue(server, stub):
             requests.put(asks(number, text="a cat"))
         requests.put(asks("last"))
         assert next(call).id == "last"
+        # that one needed no tokens; the others have to be in the queue, or beyond it
+        wait_until(lambda: server.metric(encoded) == encoded_before + 5)
         call.cancel()
-        wait_until(lambda: server.metric(cancelled) >= before + 3)
+        wait_until(lambda: server.metric(cancelled) == before + 5)
     requests.put(None)
     assert stub.Embed(pb.EmbedRequest(text="a cat")).embedding
 

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from ...waiting import wait_until
+
 ADMIN = {"authorization": "Bearer admin-key"}
 QUESTION = "is there a red circle"
 
@@ -69,10 +71,7 @@ def main_of(server):
 
 
 def wait_for_engines(server, count):
-    end_s = time.monotonic() + 30
-    while len(server.children()) != count:
-        assert time.monotonic() < end_s, server.children()
-        time.sleep(0.05)
+    wait_until(lambda: len(server.children()) == count)
 
 
 def error(answer):

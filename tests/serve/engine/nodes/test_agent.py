@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.nodes.agent import Agent, NodeRefused
 from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.wire import NodeHello, Refused
+
+from ...waiting import wait_until
 
 
 class Running:
@@ -47,17 +48,10 @@ def agent_for(port: int, path: Path) -> Agent:
     return Agent(EngineOptions(path, device="cpu", dtype="fp32", ranks=2, rendezvous=where), where)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-
-
 def test_it_waits_for_node_0_and_can_be_stopped(free_port: Callable[[], int], checkpoint: Path) -> None:
     port = free_port()
     running = Running(agent_for(port, checkpoint))
-    until(lambda: running.agent.state.text == f"waiting for node 0 at 127.0.0.1:{port}")
+    wait_until(lambda: running.agent.state.text == f"waiting for node 0 at 127.0.0.1:{port}")
     assert not running.agent.state.ready
     assert not running.agent.connected
     running.end()

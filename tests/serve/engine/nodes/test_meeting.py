@@ -1,6 +1,5 @@
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.meeting import Meeting
 from vlmoe_serve.engine.nodes.wire import GroupUp, NodeHello, RankHello, Refused, Welcome
 
+from ...waiting import wait_until
+
 TERMS = {"the checkpoint": "m-1"}
 HOW = "fp32 with cpu"
 
@@ -20,13 +21,6 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 class Gathering:
@@ -69,7 +63,7 @@ class Gathering:
     def close(self) -> None:
         for link in (*self._calls, *self.links.values()):
             link.close()
-        until(lambda: not self.meeting._nodes or bool(self.lost))
+        wait_until(lambda: not self.meeting._nodes or bool(self.lost))
 
 
 @pytest.fixture
@@ -100,7 +94,7 @@ def test_nodes_and_then_their_ranks_are_taken_in(gather: Callable[..., Gathering
         Link.connect("127.0.0.1", gathering.port, b"")
     assert not gathering.lost
     node.close()
-    until(lambda: gathering.lost == [1])
+    wait_until(lambda: gathering.lost == [1])
 
 
 def test_other_terms_and_other_ranks_are_refused(gather: Callable[..., Gathering]) -> None:
@@ -130,11 +124,11 @@ def test_a_node_that_leaves_before_all_are_there_may_come_again(gather: Callable
     gathering = gather()
     node, admission = gathering.node()
     lost = gathering.call(RankHello(2, admission, HOW))
-    until(lambda: 2 in gathering.meeting._links)
+    wait_until(lambda: 2 in gathering.meeting._links)
     node.close()
     with pytest.raises(OSError, match=r"closed|reset"):
         lost.receive(10)
-    until(lambda: not gathering.meeting._nodes)
+    wait_until(lambda: not gathering.meeting._nodes)
     _, again = gathering.node()
     assert again != admission
     for rank, shown in ((1, gathering.meeting.admission), (2, again), (3, again)):

@@ -26,6 +26,8 @@ from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import place
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
+from ...waiting import is_gone
+
 Jobs = Callable[[int], list[Job]]
 PATIENCE_S = 300.0
 
@@ -36,13 +38,6 @@ def descendants(pid: int) -> list[int]:
         for child in map(int, (task / "children").read_text().split()):
             found += [child, *descendants(child)]
     return found
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 class Node:

@@ -1,7 +1,6 @@
 """A group of ranks under a supervisor, a placement for it, and its processes."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -47,17 +46,3 @@ def with_ranks(
 
 def children_of(pid: int | None) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def wait_gone(pids: list[int]) -> None:
-    give_up_s = time.monotonic() + 60
-    while not all(map(is_gone, pids)):
-        assert time.monotonic() < give_up_s, "a rank outlived rank 0"
-        time.sleep(0.01)

@@ -12,8 +12,9 @@ from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
 
+from ...waiting import is_gone, wait_until
 from ..tiny import jobs
-from .groups import children_of, is_gone, placed, wait_gone, with_ranks
+from .groups import children_of, placed, with_ranks
 
 
 def test_the_death_of_an_idle_rank_restarts_the_group(checkpoint: Path) -> None:
@@ -62,7 +63,7 @@ def test_no_rank_outlives_rank_0(checkpoint: Path) -> None:
         assert len(ranks) == 1
         assert supervisor.pid is not None
         os.kill(supervisor.pid, signal.SIGKILL)
-        await asyncio.to_thread(wait_gone, ranks)
+        await asyncio.to_thread(wait_until, lambda: all(map(is_gone, ranks)), "a rank outlived rank 0")
 
     with_ranks(checkpoint, 2, use)
 

@@ -4,10 +4,10 @@ import concurrent.futures
 import os
 import signal
 import socket
-import time
 
 import pytest
 
+from ....waiting import wait_until
 from .reading import QUESTION, error
 
 
@@ -31,26 +31,28 @@ def test_a_caller_that_hangs_up_is_forgotten(server, client):
             connection.sendall(
                 b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
             )
-            time.sleep(0.1)
-        end_s = time.monotonic() + 10
-        while server.metric(line) == before and time.monotonic() < end_s:
-            time.sleep(0.02)
-    assert server.metric(line) == before + 1
+            # the one that asks for the number is in flight itself
+            wait_until(lambda: server.metric("vlmoe_requests_in_flight") == 2)
+        wait_until(lambda: server.metric(line) == before + 1)
     assert client.post("/embed", json={"text": "a"}).status_code == 200
 
 
 def test_killing_the_engine_costs_nobody_an_answer(server, client, image):
-    restarts = server.metric('vlmoe_engine_restarts_total{model="tiny"}')
+    counter = 'vlmoe_engine_restarts_total{model="tiny"}'
+    restarts, engine = server.metric(counter), server.engine_pid
     expected = client.post("/vqa", json={"image": image, "question": QUESTION}).json()["answers"][0]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        # it stands still, so that it is killed with work in it, however fast it is
+        os.kill(engine, signal.SIGSTOP)
         answers = [
             pool.submit(client.post, "/vqa", json={"image": image, "question": QUESTION}) for _ in range(64)
         ]
-        next(concurrent.futures.as_completed(answers))
-        os.kill(server.engine_pid, signal.SIGKILL)
+        # the one that asks for the number is in flight itself
+        wait_until(lambda: server.metric("vlmoe_requests_in_flight") == 1 + 8)
+        os.kill(engine, signal.SIGKILL)
     assert [answer.result().status_code for answer in answers] == [200] * 64
     for answer in answers:
         best = answer.result().json()["answers"][0]
         assert best == {"answer": expected["answer"], "score": pytest.approx(expected["score"], abs=1e-5)}
-    assert server.metric('vlmoe_engine_restarts_total{model="tiny"}') == restarts + 1
+    assert server.metric(counter) == restarts + 1
     assert client.get("/readyz").status_code == 200
