@@ -76,7 +76,8 @@ class Lobby:
     def ahead_ms(self, priority: Priority, deadline_s: float | None) -> float:
         """Engine time of those whom a newcomer of this class and deadline will queue behind."""
         newcomer = PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s
-        return self.mean_ms * sum(seat <= newcomer for seat in self._seats.values())
+        # a copy, made in one step: the collector may give up a forgotten seat in any thread, at any moment
+        return self.mean_ms * sum(seat <= newcomer for seat in list(self._seats.values()))
 
     def observe(self, share_ms: float) -> None:
         """An input has been prepared and will take this much of the engine's time."""

@@ -1,3 +1,7 @@
+import sys
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 from vlmoe_serve.lobby import Lobby
@@ -27,6 +31,28 @@ def test_a_seat_is_given_up_when_decoding_fails() -> None:
     with pytest.raises(ValueError, match="broken"), lobby.enter("normal", None):
         raise ValueError("broken")
     assert len(lobby) == 0
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+def test_seats_may_be_given_up_in_another_thread_while_they_are_counted() -> None:
+    lobby = Lobby()
+    lobby.observe(1.0)
+    seats = [lobby.enter("normal", None) for _ in range(20_000)]
+    collector = threading.Thread(target=lambda: [seats.pop() for _ in range(20_000)])
+    collector.start()
+    while collector.is_alive():
+        assert lobby.ahead_ms("normal", None) <= 20_000
+    collector.join()
+    assert lobby.ahead_ms("normal", None) == 0
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ class Server:
         return "".join(self._errors)
 
     @property
+    def tracebacks(self) -> str:
+        """What it wrote from the first traceback on; empty, if all went as foreseen."""
+        return self.log[max(0, self.log.find("Traceback") - 200) :] if "Traceback" in self.log else ""
+
+    @property
     def engine_pid(self) -> int:
         """Its engine process; there is one model."""
         (pid,) = self.children()
