@@ -18,7 +18,7 @@ from vlmoe_kernels.plan import RoutePlan
 
 LinearOp = Callable[[Tensor], Tensor]
 GroupedOp = Callable[[Tensor, RoutePlan], Tensor]
-AddNormOp = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
+AddNormOp = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]]
 RoutedOp = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -97,10 +97,13 @@ class Backend(Protocol):
 class NormBackend(Backend, Protocol):
     """A backend that can also add a layer's output to the residual stream and norm the sum, in one pass over memory."""
 
-    def add_norm(self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
-        """The operation x [T, D] float32, y [T, D] or None, group of each row [T] -> x + y, LayerNorm(x + y) as dtype.
+    def add_norm(
+        self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool
+    ) -> AddNormOp:
+        """The operation x [T, D] float32, y [T, D] or None, group of each row [T] -> x + y, and its LayerNorm twice.
 
-        x is overwritten: the sum is the same tensor. The groups are int64, and not read where there is only one.
+        x is overwritten: the sum is the same tensor. The groups are int64, and not read where there is only one. The
+        second norm is of that dtype; the first is float32 if `exact`, for routers, or else the same tensor.
         """
         ...
 

@@ -39,7 +39,7 @@ class Block(nn.Module):
         self.norm1.pack(backend, dtype)
         self.attn.pack(backend, dtype)
         # routers read float32
-        self.norm2.pack(backend, torch.float32 if self.ffn.is_moe else dtype)
+        self.norm2.pack(backend, dtype, exact=self.ffn.is_moe)
         self.ffn.pack(backend, dtype)
 
     def forward(
@@ -52,12 +52,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """One block over the packed tokens; None: nothing is to be added."""
         tokens = packed.fused if self.ffn.is_fused else packed.modality
-        x_TD, normed_TD = self.norm1.add(x_TD, y_TD, packed.modality)
+        x_TD, _, normed_TD = self.norm1.add(x_TD, y_TD, packed.modality)
         y_TD = self._residual(self.attn(normed_TD, packed, bias), self.scale1, packed)
-        x_TD, normed_TD = self.norm2.add(x_TD, y_TD, tokens)
+        x_TD, exact_TD, normed_TD = self.norm2.add(x_TD, y_TD, tokens)
         if self.foresee is not None:
             self.foresee(x_TD, packed)
-        return x_TD, self._residual(self.ffn(normed_TD, tokens, log, packed.mode), self.scale2, packed)
+        y_TD = self.ffn(exact_TD, tokens, log, packed.mode, normed_TD)
+        return x_TD, self._residual(y_TD, self.scale2, packed)
 
     def _residual(self, y_TD: Tensor, scale: Tensor | None, packed: Packed) -> Tensor:
         if scale is not None:

@@ -257,16 +257,26 @@ class FeedForward(nn.Module):
             self.dispatch(torch.empty(0, self.dim, dtype=self.op_dtype, device=device), plan, self.op)
 
     def forward(
-        self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None, mode: RoutingMode = DEFAULT
+        self,
+        x_TD: Tensor,
+        tokens: Tokens,
+        log: list[Routing] | None,
+        mode: RoutingMode = DEFAULT,
+        rounded_TD: Tensor | None = None,
     ) -> Tensor:
-        """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`."""
+        """[T, D] -> [T, D]; a mixture's routings (V, then T) are appended to `log`.
+
+        rounded_TD: x in the dtype of the packed weights, by whoever has it already.
+        """
         if self.routed_op is not None and log is None and self._backend_routes(mode):
             return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens, mode))
         plan = self.route(x_TD, tokens, log, mode) if self.is_moe else tokens.plan
         if self.observe is not None:
             self.observe(plan.sizes[: self.num_routed])
         op = self.op or self.learning_ffn(self._pools(), self.eps)
-        return self.dispatch(x_TD.to(self.op_dtype) if self.op else x_TD, plan, op)
+        if self.op is not None:
+            x_TD = (x_TD if rounded_TD is None else rounded_TD).to(self.op_dtype)
+        return self.dispatch(x_TD, plan, op)
 
     def _backend_routes(self, mode: RoutingMode) -> bool:
         """Whether the backend's own routing can do it."""
@@ -294,10 +304,16 @@ class FeedForward(nn.Module):
         self, x_TD: Tensor, tokens: Tokens, log: list[Routing] | None, mode: RoutingMode = DEFAULT
     ) -> RoutePlan:
         """Both modalities' tokens in one plan; groups run through the pools in order."""
-        groups, gates, rows, first_group = [], [], [], 0
+        groups, gates, first_group = [], [], 0
+        top_k = self.top_k if mode.top_k is None else min(self.top_k, mode.top_k)
         for name, size, rows_P in zip(self.pools, self.sizes, tokens.rows, strict=True):
-            if name in self.routers:
-                routing: Routing = self.routers[name](x_TD.index_select(0, rows_P), mode)
+            if not len(rows_P) and len(x_TD) and log is None:
+                # nobody to route, and nobody who wants to know
+                pass
+            elif name in self.routers:
+                # most batches are of one modality: nothing to pick, nothing to put back
+                picked = x_TD if len(rows_P) == len(x_TD) else x_TD.index_select(0, rows_P)
+                routing: Routing = self.routers[name](picked, mode)
                 if log is not None:
                     log.append(routing)
                 chosen = routing.experts_TK
@@ -305,16 +321,17 @@ class FeedForward(nn.Module):
                 gates.append(routing.gates_TK)
             else:
                 # one ungated group: the first choice is it, further choices are none
-                top_k = groups[0].shape[1]
                 only = torch.full((len(rows_P), top_k), -1, device=x_TD.device)
                 only[:, 0] = first_group
                 groups.append(only)
                 gates.append(torch.ones(len(rows_P), top_k, device=x_TD.device))
-            rows.append(rows_P)
             first_group += size
-        # rows of the pools, one behind the other, back to the order of the batch
-        back_T = torch.cat(rows).argsort()
-        return make_plan(torch.cat(groups)[back_T], torch.cat(gates)[back_T], first_group)
+        groups_TK, gates_TK = torch.cat(groups), torch.cat(gates)
+        if max(map(len, tokens.rows)) < len(x_TD):
+            # rows of the pools, one behind the other, back to the order of the batch
+            back_T = torch.cat(tokens.rows).argsort()
+            groups_TK, gates_TK = groups_TK[back_T], gates_TK[back_T]
+        return make_plan(groups_TK, gates_TK, first_group)
 
 
 def _as(pool: Pool, dtype: torch.dtype) -> Pool:

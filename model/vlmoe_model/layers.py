@@ -57,18 +57,19 @@ class GroupedNorm(nn.Module):
         self.eps = eps
         self.op: AddNormOp | None = None
 
-    def pack(self, backend: Backend, dtype: torch.dtype) -> None:
-        """Let a backend do it, if it can; `add` gives that dtype from here on."""
+    def pack(self, backend: Backend, dtype: torch.dtype, *, exact: bool = False) -> None:
+        """Let a backend do it, if it can; `add` gives that dtype from here on, and float32 before it if `exact`."""
         if isinstance(backend, NormBackend):
-            self.op = backend.add_norm(self.weight.detach(), self.bias.detach(), self.eps, dtype)
+            self.op = backend.add_norm(self.weight.detach(), self.bias.detach(), self.eps, dtype, exact=exact)
 
-    def add(self, x_TD: Tensor, y_TD: Tensor | None, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Sum x + y, and its norm. x is the caller's no longer: packed, it becomes the sum."""
+    def add(self, x_TD: Tensor, y_TD: Tensor | None, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum x + y, its norm for routers, and for matrices. x is the caller's no longer: it may be the sum."""
         if self.op is not None:
             return self.op(x_TD, y_TD, tokens.pool_T)
         if y_TD is not None:
             x_TD = x_TD + y_TD
-        return x_TD, self(x_TD, tokens.onehot_TP)
+        normed_TD = self(x_TD, tokens.onehot_TP)
+        return x_TD, normed_TD, normed_TD
 
     def forward(self, x_TD: Tensor, onehot_TG: Tensor) -> Tensor:
         """onehot_TG: float32, 1 at the group of each token; not read where there is one group."""

@@ -79,9 +79,9 @@ def placed_ffn(pool: Pool, norm_eps: float, allocate: Allocate) -> GroupedOp:
     return GroupedFeedForward([pool], norm_eps, allocate)
 
 
-def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
+def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool) -> AddNormOp:
     """See `ops.NormBackend.add_norm`."""
-    return AddNorm(weight_GD, bias_GD, eps, dtype)
+    return AddNorm(weight_GD, bias_GD, eps, dtype, exact=exact)
 
 
 def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:

@@ -12,19 +12,22 @@ from vlmoe_kernels.native.products import Vectors
 class AddNorm:
     """x [T, D] += y, then LayerNorm by the weight and bias of each row's group."""
 
-    def __init__(self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool = False
+    ) -> None:
         self._weight, self._bias = Vectors([weight_GD]), Vectors([bias_GD])
         self._num_groups, self._width = weight_GD.shape
         self._eps = eps
         # where the processor has no bf16, what comes out is cast afterwards
         self._dtype, self._out_dtype = dtype, self._ours(dtype)
+        self._exact = exact and self._out_dtype != torch.float32
 
     @staticmethod
     def _ours(dtype: torch.dtype) -> torch.dtype:
         return dtype if dtype == torch.bfloat16 and library().has_bf16 else torch.float32
 
-    def __call__(self, x_TD: Tensor, y_TD: Tensor | None, groups_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply it; x is overwritten.
+    def __call__(self, x_TD: Tensor, y_TD: Tensor | None, groups_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply it; x is overwritten. The sum, the norm (float32 if exact), and the norm.
 
         Raises:
             ValueError: shapes or dtypes that do not fit together.
@@ -44,6 +47,7 @@ class AddNorm:
             groups_T = groups_T.contiguous()
             groups = groups_T.data_ptr()
         normed_TD = x_TD.new_empty(x_TD.shape, dtype=self._out_dtype)
+        exact_TD = x_TD.new_empty(x_TD.shape) if self._exact else None
         library().call(
             "add_norm",
             self._out_dtype,
@@ -56,6 +60,8 @@ class AddNorm:
             self._weight.address,
             self._bias.address,
             self._eps,
+            None if exact_TD is None else exact_TD.data_ptr(),
             out=normed_TD.data_ptr(),
         )
-        return x_TD, normed_TD.to(self._dtype)
+        last_TD = normed_TD.to(self._dtype)
+        return x_TD, last_TD if exact_TD is None else exact_TD, last_TD

@@ -10,12 +10,14 @@ from typing import NoReturn
 
 import torch
 
+from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import CheckpointError
 from vlmoe_model.presets import PRESETS
 from vlmoe_model.runner import DTYPES, choose_dtype
 from vlmoe_serve.bench.cases import CASES, batch
 from vlmoe_serve.bench.networks import Model
+from vlmoe_serve.bench.operations import table
 from vlmoe_serve.bench.report import Row, head, line
 from vlmoe_serve.bench.run import measure
 from vlmoe_serve.bench.weights import checkpoint
@@ -34,6 +36,8 @@ def run(argv: list[str]) -> int:
     parser = _arguments()
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    # as the engine does
+    keep_freed_memory()
     dtypes = list(dict.fromkeys(choose_dtype(dtype, "cpu") for dtype in args.dtype))
     try:
         models = list(_models(args))
@@ -43,6 +47,12 @@ def run(argv: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     print(f"{args.model}, torch {torch.__version__}, {args.threads} threads; milliseconds, median and spread")
+    if args.operations:
+        for model in models:
+            for dtype in dtypes:
+                for text in table(model, dtype, args.case, seconds=args.seconds):
+                    print(text, flush=True)
+        return 0
     rows: list[Row] = []
     for model in models:
         for dtype in dtypes:
@@ -77,6 +87,9 @@ def _arguments() -> _Parser:
         help="give every expert the same share of the tokens, or what the routers choose for random pictures",
     )
     parser.add_argument("--more", action="store_true", help="more ways to write the model in stock torch")
+    parser.add_argument(
+        "--operations", action="store_true", help="instead: where ours and its dense twin spend their time"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     return parser
 

@@ -48,11 +48,13 @@ class Sorted:
         """The operation for tokens that go different ways."""
         return eager.grouped_ffn(pools, norm_eps)
 
-    def add_norm(self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype) -> AddNormOp:
+    def add_norm(
+        self, weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool
+    ) -> AddNormOp:
         """See `ops.NormBackend.add_norm`; tokens of several groups are normed group by group."""
         width, num_groups = weight_GD.shape[1:], len(weight_GD)
 
-        def op(x_TD: Tensor, y_TD: Tensor | None, groups_T: Tensor) -> tuple[Tensor, Tensor]:
+        def op(x_TD: Tensor, y_TD: Tensor | None, groups_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if y_TD is not None:
                 x_TD = x_TD + y_TD
             rows = (
@@ -60,13 +62,14 @@ class Sorted:
             )
             used = [group for group, rows_G in enumerate(rows) if len(rows_G)] or [0]
             if len(used) == 1:
-                return x_TD, F.layer_norm(x_TD, width, weight_GD[used[0]], bias_GD[used[0]], eps)
+                normed_TD = F.layer_norm(x_TD, width, weight_GD[used[0]], bias_GD[used[0]], eps)
+                return x_TD, normed_TD, normed_TD
             normed_TD = torch.empty_like(x_TD)
             for group in used:
                 normed_TD[rows[group]] = F.layer_norm(
                     x_TD[rows[group]], width, weight_GD[group], bias_GD[group], eps
                 )
-            return x_TD, normed_TD
+            return x_TD, normed_TD, normed_TD
 
         return op
 

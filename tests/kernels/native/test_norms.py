@@ -22,7 +22,8 @@ def test_as_torch(fp32: Any, threads: int, dtype: Any, y_dtype: Any, num_rows: i
     groups_T = torch.arange(num_rows) % 3
     expected = x_TD.clone() if y_TD is None else x_TD + y_TD.float()
     normed = F.layer_norm(expected.double(), (width,)) * weight_GD[groups_T] + bias_GD[groups_T]
-    sum_TD, found = AddNorm(weight_GD, bias_GD, 1e-5, dtype)(x_TD, y_TD, groups_T)
+    sum_TD, first, found = AddNorm(weight_GD, bias_GD, 1e-5, dtype)(x_TD, y_TD, groups_T)
+    assert first is found
     assert sum_TD is x_TD
     assert torch.equal(sum_TD, expected)
     assert found.dtype == dtype
@@ -39,6 +40,17 @@ def test_the_bits_of_a_row_are_its_own(fp32: Any, dtype: Any) -> None:
     for rows in (slice(7, 8), slice(100, 117), slice(0, 300, 3)):
         alone = op(x_TD[rows].clone(), y_TD[rows], groups_T[rows])[1]
         assert torch.equal(alone, whole[rows])
+
+
+@DTYPES
+def test_the_exact_norm_is_what_is_rounded(fp32: Any, dtype: Any) -> None:
+    x_TD, y_TD, weight_GD = fp32(50, 100), fp32(50, 100), fp32(1, 100)
+    groups_T = torch.zeros(50, dtype=torch.int64)
+    expected = AddNorm(weight_GD, weight_GD, 1e-6, torch.float32)(x_TD.clone(), y_TD, groups_T)[1]
+    _, exact, rounded = AddNorm(weight_GD, weight_GD, 1e-6, dtype, exact=True)(x_TD, y_TD, groups_T)
+    assert torch.equal(exact, expected)
+    assert rounded.dtype == dtype
+    assert torch.equal(rounded, expected.to(dtype))
 
 
 def test_groups_are_not_read_where_there_is_one(fp32: Any) -> None:

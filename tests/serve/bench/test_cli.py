@@ -52,6 +52,13 @@ def test_numbers_of_experts_and_more_columns(tmp_path):
     assert all(row["ms"].keys() >= {"loop", "padded"} for row in rows)
 
 
+def test_operations_instead_of_columns(capsys):
+    assert bench("demo", "--case", "image1", "--dtype", "fp32", "--operations") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["image1", "fp32", "MoE", "dense", "more"]
+    assert "MoE/dense" in lines[-1]
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -79,15 +79,16 @@ int vlmoe_grouped_ffn(int64_t is_bf16, const void* x, int64_t stride, const Matr
   });
 }
 
-// x: dense floats [num_rows, width], overwritten by the sum; y: of the same shape, floats or (`y_is_bf16`) bf16, or null
+// x: dense floats [num_rows, width], overwritten by the sum; y: of the same shape, floats or (`y_is_bf16`) bf16, or null;
+// exact: floats of the same shape, or null
 int vlmoe_add_norm(int64_t is_bf16, float* x, const void* y, int64_t y_is_bf16, int64_t num_rows, int64_t width,
                    const int64_t* groups, const float* const* weight, const float* const* bias, float eps,
-                   int64_t num_threads, void* out) {
+                   float* exact, int64_t num_threads, void* out) {
   return with_dtype(is_bf16, [&](auto type) {
     using T = decltype(type);
     with_dtype(y_is_bf16, [&](auto y_type) {
       using Y = decltype(y_type);
-      add_norm(x, static_cast<const Y*>(y), num_rows, width, groups, weight, bias, eps, num_threads,
+      add_norm(x, static_cast<const Y*>(y), num_rows, width, groups, weight, bias, eps, exact, num_threads,
                static_cast<T*>(out));
     });
   });

@@ -32,10 +32,11 @@ void layer_norm(T* x, int64_t width, const float* weight, const float* bias, flo
       [&](int64_t i, __mmask16 lanes, __m512 y) { store(x + i, y, lanes); });
 }
 
-// x += y, then out = LayerNorm(x) by the weight and bias of each row's group; y: dense, or null; groups: null for 0
+// x += y, then out = LayerNorm(x) by the weight and bias of each row's group; y: dense, or null; groups: null for 0;
+// exact: the same before it is rounded, or null
 template <typename Y, typename T>
 void add_norm(float* x, const Y* y, int64_t num_rows, int64_t width, const int64_t* groups, const float* const* weight,
-              const float* const* bias, float eps, int64_t num_threads, T* out) {
+              const float* const* bias, float eps, float* exact, int64_t num_threads, T* out) {
   constexpr int64_t ROWS = 16;
   // the sums, the mean, the squares and the scaling, a few instructions each
   const int64_t work = num_rows * width * 8;
@@ -50,7 +51,10 @@ void add_norm(float* x, const Y* y, int64_t num_rows, int64_t width, const int64
       const int64_t group = groups == nullptr ? 0 : groups[row];
       normalise(
           width, weight[group], bias[group], eps, [&](int64_t i, __mmask16 lanes) { return load(sum + i, lanes); },
-          [&](int64_t i, __mmask16 lanes, __m512 normed) { store(out + row * width + i, normed, lanes); });
+          [&](int64_t i, __mmask16 lanes, __m512 normed) {
+            store(out + row * width + i, normed, lanes);
+            if (exact != nullptr) store(exact + row * width + i, normed, lanes);
+          });
     }
   });
 }
