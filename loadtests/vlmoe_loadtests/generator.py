@@ -6,12 +6,14 @@ An open loop is what users are: they do not wait for each other. Latency counts 
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vlmoe_loadtests.mixes import Ask
 from vlmoe_loadtests.records import Record
-from vlmoe_loadtests.wire import Pool
+from vlmoe_loadtests.wire import Answer, Pool
+
+OnAnswer = Callable[[int, Answer], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +26,17 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-async def open_loop(target: Target, asks: Sequence[Ask], due: Iterable[float]) -> list[Record]:
-    """Send a request at each of these times, whether or not others have been answered."""
-    sender = _Sender(target, asks)
+async def open_loop(
+    target: Target,
+    asks: Sequence[Ask],
+    due: Iterable[float],
+    on_answer: OnAnswer = lambda which, answer: None,
+) -> list[Record]:
+    """Send a request at each of these times, whether or not others have been answered.
+
+    on_answer: told which of the asks was answered, and how.
+    """
+    sender = _Sender(target, asks, on_answer)
     loop = asyncio.get_running_loop()
     tasks = []
     for number, due_s in enumerate(due):
@@ -56,7 +66,10 @@ async def closed_loop(target: Target, asks: Sequence[Ask], num_clients: int, sec
 
 
 class _Sender:
-    def __init__(self, target: Target, asks: Sequence[Ask]) -> None:
+    def __init__(
+        self, target: Target, asks: Sequence[Ask], on_answer: OnAnswer = lambda which, answer: None
+    ) -> None:
+        self._on_answer = on_answer
         self.pool = Pool(target.host, target.port)
         self._timeout_s = target.timeout_s
         self._asks = asks
@@ -71,6 +84,7 @@ class _Sender:
         try:
             answer = await self.pool.ask(self._wires[which], self._timeout_s)
             status, headers = answer.status, answer.headers
+            self._on_answer(which, answer)
         except TimeoutError:
             error = "timeout"
         except OSError:
@@ -87,4 +101,5 @@ class _Sender:
             queue_ms=float(headers.get("x-queue-ms", 0)),
             forward_ms=float(headers.get("x-forward-ms", 0)),
             batch_tokens=int(headers.get("x-batch-tokens", 0)),
+            mode=headers.get("x-routing-mode", ""),
         )

@@ -4,6 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +30,27 @@ class OwnServer:
 
 @contextlib.contextmanager
 def own_server(arguments: Sequence[str]) -> Iterator[OwnServer]:
-    """Start it, say where it is, end it.
+    """Start it, say where it is, end it. Its data lies in a folder of its own unless the arguments name one.
 
     Raises:
         RuntimeError: it did not start.
     """
     vlmoe = str(Path(sys.executable).with_name("vlmoe"))
-    command = [vlmoe, "serve", "--port", "0", "--grpc-port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [vlmoe, "serve", "--port", "0", "--grpc-port", "0"]
+    with (
+        tempfile.TemporaryDirectory() as data,
+        subprocess.Popen(
+            [*command, "--data-dir", data, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             found = next((match for line in process.stdout if (match := _READY.search(line))), None)
             if found is None:
-                raise RuntimeError(f"the server did not start: {' '.join(command)}")
+                raise RuntimeError(f"the server did not start: {' '.join([*command, *arguments])}")
             yield OwnServer(found.group(1), process.pid)
         finally:
             process.terminate()

@@ -11,7 +11,8 @@ class Record:
     """One request.
 
     due_s: when it was to be sent, from the start. sent_s: when it was. done_s: when its answer was whole.
-    status: 0 where there was none; then `error` says why. encode_ms, queue_ms, forward_ms: from the answer's headers.
+    status: 0 where there was none; then `error` says why. encode_ms, queue_ms, forward_ms, mode: from the answer's
+    headers.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Record:
     queue_ms: float = 0.0
     forward_ms: float = 0.0
     batch_tokens: int = 0
+    mode: str = ""
 
     @property
     def latency_ms(self) -> float:
@@ -63,6 +65,7 @@ def read_csv(path: Path) -> Sequence[Record]:
                 queue_ms=float(row["queue_ms"]),
                 forward_ms=float(row["forward_ms"]),
                 batch_tokens=int(row["batch_tokens"]),
+                mode=row["mode"],
             )
             for row in csv.DictReader(file)
         ]

@@ -148,6 +148,8 @@ def _open_traces(options: Options) -> Traces | None:
         raise UsageError(
             'option --otlp needs OpenTelemetry, not installed here: pip install "vlmoe[otel]"'
         ) from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _grpc_server(

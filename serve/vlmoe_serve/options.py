@@ -238,7 +238,8 @@ class Options:
         Option(
             readers.collector,
             "URL",
-            "send traces to this OpenTelemetry collector: its OTLP port for gRPC, as http://HOST:4317",
+            "send traces to this OpenTelemetry collector: its OTLP port for gRPC, as http://HOST:4317 (for HTTP, "
+            "as http://HOST:4318, with OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)",
             shown="none",
         ),
     ] = ""

@@ -1,17 +1,18 @@
-"""Spans through OpenTelemetry's SDK to a collector: OTLP over gRPC, in batches, from a thread of the SDK.
+"""Spans through OpenTelemetry's SDK to a collector: OTLP over gRPC or HTTP, in batches, from a thread of the SDK.
 
 What is sent: routes, statuses, request ids, model names, times and sizes. Never a path, a query, a body or a name that
-users chose. Sampling and batching obey the variables of the SDK (OTEL_TRACES_SAMPLER, OTEL_BSP_...).
+users chose. Sampling and batching obey the variables of the SDK (OTEL_TRACES_SAMPLER, OTEL_BSP_...), and so does
+the choice of the protocol.
 """
 
+import os
 import time
 from collections.abc import Callable
 
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -22,16 +23,20 @@ from vlmoe_serve.telemetry.trace import Attributes
 _EXPORT_TIMEOUT_S = 3.0
 _PROPAGATOR = TraceContextTextMapPropagator()
 _PARENT = ("traceparent", "tracestate")
+_PROTOCOLS = ("grpc", "http/protobuf")
 
 
 class OtlpTraces:
-    """Sends to one collector: `http://HOST:PORT` in the clear, `https://HOST:PORT` over TLS."""
+    """Sends to one collector: `http://HOST:PORT` in the clear, `https://HOST:PORT` over TLS.
+
+    Raises:
+        ValueError: OTEL_EXPORTER_OTLP_PROTOCOL names another protocol than `grpc` and `http/protobuf`.
+    """
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": "vlmoe", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(_exporter(endpoint)))
         self._tracer = self._provider.get_tracer("vlmoe", __version__)
 
     def begin(self, name: str, header: Callable[[str], str | None]) -> "OtlpTrace":
@@ -80,3 +85,17 @@ class OtlpTrace:
 
     def _ns(self, monotonic_s: float) -> int:
         return self._epoch_ns + round(monotonic_s * 1e9)
+
+
+def _exporter(endpoint: str) -> SpanExporter:
+    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    name, protocol = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", "grpc"))
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S)
+    if protocol == "http/protobuf":
+        from vlmoe_serve.telemetry.http_exporter import HttpSpanExporter
+
+        return HttpSpanExporter(endpoint, _EXPORT_TIMEOUT_S)
+    raise ValueError(f"{name} must be one of {', '.join(_PROTOCOLS)}, got {protocol!r}")

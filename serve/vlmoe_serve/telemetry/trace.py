@@ -68,6 +68,7 @@ def open_traces(endpoint: str) -> Traces | None:
 
     Raises:
         ImportError: the packages of the extra `otel` are not installed.
+        ValueError: the environment asks for a protocol that is not spoken.
     """
     if not endpoint:
         return None

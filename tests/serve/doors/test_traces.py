@@ -7,6 +7,9 @@ import pytest
 
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2, vlmoe_pb2_grpc
 from vlmoe_serve.batching.release import Reason
+from vlmoe_serve.main import run
+
+from ..collectors import HttpCollector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -92,6 +95,25 @@ def test_grpc(tell, png):
     assert {ours[name].parent for name in ("encode", "queue", "forward")} == {door.id}
     (refused,) = (span for span in spans if span.trace == bad["traceparent"][3:35])
     assert (refused.failed, refused.attributes["http.response.status_code"]) == (False, 415)
+
+
+def test_a_collector_that_speaks_http(start, image, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    collector = HttpCollector()
+    server = start("--otlp", collector.url)
+    answer = server.client.post("/vqa", json={"image": image, "question": SECRET})
+    assert answer.status_code == 200
+    assert server.end() == 0
+    collector.stop()
+    ours = [span for span in collector.spans if span.trace == answer.headers["traceparent"][3:35]]
+    assert {span.name for span in ours} == {"POST /vqa", "encode", "queue", "forward"}
+
+
+def test_a_protocol_that_is_not_spoken_is_2_and_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    assert run(["--otlp", "http://127.0.0.1:4318", "--port", "0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "http/protobuf" in line
 
 
 def test_without_a_collector_answers_carry_no_trace(server, image):

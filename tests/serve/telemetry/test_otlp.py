@@ -73,3 +73,12 @@ def test_a_collector_that_is_not_there_keeps_nobody_waiting_for_long(collector, 
     start_s = time.monotonic()
     traces.close()
     assert time.monotonic() - start_s < 30, "a bound, not a measurement"
+
+
+def test_a_protocol_that_is_not_spoken_is_named_with_those_that_are(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json")
+    with pytest.raises(
+        ValueError,
+        match=r"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be one of grpc, http/protobuf, got 'http/json'",
+    ):
+        OtlpTraces("http://127.0.0.1:4318")
