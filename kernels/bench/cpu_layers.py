@@ -2,11 +2,13 @@
 
 All columns run the same rows and plan in turns, so that whatever else the machine does falls on all. Medians, and the
 distance between the quartiles as a share of the median. `--clock thread` counts the processor time of the one thread,
-for machines that are busy otherwise. `roof` is the larger of (multiply-adds / the best rate of a
-large product) and (bytes of the weights that are used / the best rate of reading), both measured first, in the same
-run; the last column is what the C++ kernels take as a multiple of it. Routing is uniform, one choice a token.
+for machines that are busy otherwise. `roof` is the larger of (multiply-adds / the best rate of a large product) and
+(bytes of the weights that are used / the best rate of reading, on huge pages). Both rates take their turns between the
+columns. `ratio` is what the C++ kernels take as a multiple of it, turn by turn: on a shared host the bandwidth changes
+from one second to the next, and the rates of a turn are those of its second. `of best`: against the best rates of all
+turns. Routing is uniform, one choice a token; `even` gives every expert the same rows.
 
-    python kernels/bench/cpu_layers.py [--size base] [--experts 128] [--tokens 40 197 1576] [--threads 1] [--clock wall]
+    python kernels/bench/cpu_layers.py [--experts 128] [--even] [--tokens 40 197 1576] [--threads 1] [--clock wall]
 """
 
 import argparse
@@ -22,8 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmoe_kernels import Pool, Run, backend, make_plan
+from vlmoe_kernels.limits import Limits
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LAYERS = ("moe", "ffn", "qkv", "attn")
 COLUMNS = {"stock": "eager", "packed": "cpu", "native": "cpu_native"}
 # untimed turns: memory is touched, primitives are built
 WARM_UP = 2
@@ -59,12 +63,18 @@ class Case:
     num_bytes: int
 
 
-def cases(size: Size, num_tokens: int, dtype: torch.dtype) -> Iterator[Case]:
-    """Every layer at that number of tokens; one set of weights is alive at a time."""
+def cases(
+    size: Size, num_tokens: int, dtype: torch.dtype, layers: Sequence[str], *, even: bool
+) -> Iterator[Case]:
+    """Those layers at that number of tokens; one set of weights is alive at a time."""
     x_TD = torch.randn(num_tokens, size.dim).to(dtype)
     item = x_TD.element_size()
     for name, experts in (("moe", size.experts), ("ffn", 1)):
+        if name not in layers:
+            continue
         groups = torch.randint(experts, (num_tokens, 1))
+        if even:
+            groups = torch.arange(num_tokens).unsqueeze(1) % experts
         plan = make_plan(groups, torch.rand(num_tokens, 1) if experts > 1 else None, experts)
         pool = random_pool(experts, size, dtype)
         used = sum(rows > 0 for rows in plan.sizes)
@@ -75,10 +85,14 @@ def cases(size: Size, num_tokens: int, dtype: torch.dtype) -> Iterator[Case]:
         }
         yield Case(name, ops, num_tokens * products, used * products * item)
         del pool, ops
-    weight = torch.randn(3 * size.dim, size.dim).to(dtype)
-    ops = {column: partial(backend(chosen).linear(weight, None), x_TD) for column, chosen in COLUMNS.items()}
-    yield Case("qkv", ops, num_tokens * weight.numel(), weight.numel() * item)
-    yield attention_case(size, num_tokens, dtype)
+    if "qkv" in layers:
+        weight = torch.randn(3 * size.dim, size.dim).to(dtype)
+        ops = {
+            column: partial(backend(chosen).linear(weight, None), x_TD) for column, chosen in COLUMNS.items()
+        }
+        yield Case("qkv", ops, num_tokens * weight.numel(), weight.numel() * item)
+    if "attn" in layers:
+        yield attention_case(size, num_tokens, dtype)
 
 
 def attention_case(size: Size, num_tokens: int, dtype: torch.dtype) -> Case:
@@ -124,14 +138,10 @@ def spread(times: Sequence[float]) -> float:
     return (high - low) / middle
 
 
-def peaks(dtype: torch.dtype, repeats: int, clock: Clock) -> tuple[float, float]:
-    """Multiply-adds and bytes a second: the best product in any column, and the best sum over 256 MB."""
-    x_TD, weight = torch.randn(1024, 1024).to(dtype), torch.randn(2048, 1024).to(dtype)
-    ops: list[Op] = [partial(backend(name).linear(weight, None), x_TD) for name in COLUMNS.values()]
-    values = torch.ones(1 << 26)
-    *products, reads = interleaved_s([*ops, values.sum], repeats, clock)
-    rate = x_TD.shape[0] * weight.numel() / min(min(times) for times in products)
-    return rate, values.nbytes / min(reads)
+def roof_s(case: Case, limits: Limits, times: Sequence[float]) -> float:
+    """What the case takes at the rates of those times of the limits' operations."""
+    rate, bandwidth = limits.rates(dict(zip(limits.ops, times, strict=True)))
+    return max(case.multiply_adds / rate, case.num_bytes / bandwidth)
 
 
 @torch.inference_mode()
@@ -143,8 +153,9 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="base")
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 40, 197, 1576, 6304])
     parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
-    parser.add_argument("--layers", nargs="+", default=["moe", "ffn", "qkv", "attn"])
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--experts", type=int, help="of the mixture; default: the size's own")
+    parser.add_argument("--even", action="store_true", help="give every expert the same rows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
@@ -162,19 +173,24 @@ def main() -> None:
     print(f"size {options.size}: {size}; milliseconds, median and spread")
     for name in options.dtypes:
         dtype = DTYPES[name]
-        rate, bandwidth = peaks(dtype, options.repeats, clock)
-        print(f"{name}: {2e-9 * rate:.0f} GFLOP/s, {1e-9 * bandwidth:.1f} GB/s")
-        print(f"{'layer':5} {'T':>5}", *(f"{column:>15}" for column in COLUMNS), f"{'roof':>9} {'ratio':>6}")
+        limits = Limits(dtype, set(COLUMNS.values()))
+        rates, ratios = f"{'GFLOP/s':>8} {'GB/s':>5}", f"{'roof':>8} {'ratio':>6} {'of best':>7}"
+        print(f"{name}  {'T':>5}", *(f"{each:>15}" for each in COLUMNS), rates, ratios)
         for num_tokens in options.tokens:
-            for case in cases(size, num_tokens, dtype):
-                if case.name not in options.layers:
-                    continue
-                times = interleaved_s(list(case.ops.values()), options.repeats, clock)
-                roof_s = max(case.multiply_adds / rate, case.num_bytes / bandwidth)
+            for case in cases(size, num_tokens, dtype, options.layers, even=options.even):
+                spent = interleaved_s([*case.ops.values(), *limits.ops.values()], options.repeats, clock)
+                times, of_limits = spent[: len(COLUMNS)], spent[len(COLUMNS) :]
+                # rates of every turn, and of the best one
+                roofs_s = [roof_s(case, limits, turn) for turn in zip(*of_limits, strict=True)]
+                best = tuple(map(min, of_limits))
+                rate, bandwidth = limits.rates(dict(zip(limits.ops, best, strict=True)))
+                ratios_by_turn = [ours / roof for ours, roof in zip(times[-1], roofs_s, strict=True)]
                 print(
                     f"{case.name:5} {num_tokens:5}",
                     *(f"{1e3 * statistics.median(t):9.3f} {spread(t):4.0%} " for t in times),
-                    f"{1e3 * roof_s:9.3f} {statistics.median(times[-1]) / roof_s:6.2f}",
+                    f"{2e-9 * rate:8.0f} {1e-9 * bandwidth:5.1f}",
+                    f"{1e3 * statistics.median(roofs_s):8.3f} {statistics.median(ratios_by_turn):6.2f}",
+                    f"{statistics.median(times[-1]) / roof_s(case, limits, best):7.2f}",
                     flush=True,
                 )
 

@@ -1,6 +1,6 @@
 """The rates that this machine reaches: the best of several large products, and of several ways to read.
 
-They take their turns between the columns of the table, so that they are of the same minutes.
+They take their turns between what is measured, so that they are of the same minutes.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlmoe_serve.bench.limits import OUTPUTS, READ_BYTES, ROWS, WIDTH, Limits
+from vlmoe_kernels.limits import OUTPUTS, READ_BYTES, ROWS, WIDTH, Limits
 
 
 def test_rates_follow_from_the_best_times():
