@@ -37,6 +37,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._in_flight = Gauge("vlmoe_requests_in_flight", "Requests being answered.", registry=registry)
         self._disconnects = Counter(
             "vlmoe_disconnects", "Requests whose caller left before the answer.", ["route"], registry=registry
@@ -124,8 +125,14 @@ class Metrics:
     def on_answer(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request has been answered."""
         self._in_flight.dec()
-        self._requests.labels(route, method, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        kept = self._answered.get((route, method, status))
+        if kept is None:
+            # looked up once: making a child of its labels costs more than counting
+            kept = self._requests.labels(route, method, str(status)), self._request_seconds.labels(route)
+            self._answered[route, method, status] = kept
+        counter, histogram = kept
+        counter.inc()
+        histogram.observe(seconds)
 
     def on_disconnect(self, route: str) -> None:
         """A request's caller has left."""

@@ -202,9 +202,9 @@ class Service:
             ServeError: nothing else, if the input is one of several; an unknown failure is logged and hidden.
         """
         try:
-            async with asyncio.timeout(
-                None if call.deadline_s is None else call.deadline_s - time.monotonic()
-            ):
+            if call.deadline_s is None:
+                return await work()
+            async with asyncio.timeout(call.deadline_s - time.monotonic()):
                 return await work()
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the answer was there") from None

@@ -6,7 +6,6 @@ themselves.
 
 from collections.abc import Iterable
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlmoe_serve.errors import ServeError
@@ -31,7 +30,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         try:
-            self._service.admit(call_from(Request(scope)))
+            self._service.admit(call_from(scope))
         except ServeError as error:
             scope["route"] = route
             await error_response(error, path=scope["path"])(scope, receive, send)

@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
+from starlette.types import Scope
 
 from vlmoe_serve.call import Call, read_priority
 from vlmoe_serve.errors import BadRequest, InvalidField
+from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.http_door.json import parse_json
 from vlmoe_serve.validation import shown
 
@@ -30,20 +32,19 @@ class Body:
     strict: bool
 
 
-def call_from(request: Request) -> Call:
-    """The request's call, with the caller's deadline and priority: always the same one for the same request.
+def call_from(scope: Scope) -> Call:
+    """The call of a request of this scope, with the caller's deadline and priority: always the same one for the same request.
 
     Raises:
         BadRequest: a header out of range.
     """
-    known: Call | None = request.scope.get(_CALL)
+    known: Call | None = scope.get(_CALL)
     if known is not None:
         return known
-    timeout_ms = _timeout_ms(request.headers)
-    call = Call.within(
-        None if timeout_ms is None else timeout_ms / 1000, read_priority(request.headers.get("x-priority"))
-    )
-    request.scope[_CALL] = call
+    head = head_of(scope)
+    timeout_ms = _timeout_ms(head.get("x-request-timeout-ms"))
+    priority = read_priority(head.get("x-priority"))
+    call = scope[_CALL] = Call.within(None if timeout_ms is None else timeout_ms / 1000, priority)
     return call
 
 
@@ -53,7 +54,7 @@ async def read_body(request: Request, max_bytes: int) -> Body:
     Raises:
         BadRequest, InvalidField
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = head_of(request.scope).get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         try:
             return Body(await _form(request, max_bytes), strict=False)
@@ -87,8 +88,7 @@ def _from_text(name: str, text: str) -> Any:
     return parse_json(text.encode()) if name in _JSON else _FLAGS.get(name, {}).get(text, text)
 
 
-def _timeout_ms(headers: Headers) -> int | None:
-    text = headers.get("x-request-timeout-ms")
+def _timeout_ms(text: str | None) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,7}", text) or not 1 <= int(text) <= _MAX_TIMEOUT_MS:

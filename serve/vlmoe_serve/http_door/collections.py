@@ -63,7 +63,7 @@ def collection_routes(service: Service) -> APIRouter:
     )
     async def add_items(name: str, request: Request) -> Response:
         """Add items, or replace them. What is counted as upserted is on the disk."""
-        call = call_from(request)
+        call = call_from(request.scope)
         service.admit(call)
         content = await read_json(request)
         found = await unless_disconnected(request, upsert(service, name, content, call))

@@ -9,13 +9,13 @@ forever; a few thousand of those would use up a server's file descriptors. Bodie
 import asyncio
 import contextlib
 import socket
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from vlmoe_serve.call import new_request_id
 from vlmoe_serve.errors import (
     BadRequest,
     HeadTooLarge,
@@ -25,7 +25,9 @@ from vlmoe_serve.errors import (
     UrlTooLong,
     retry_after,
 )
+from vlmoe_serve.http_door.disconnect import DEPARTURE, Departure
 from vlmoe_serve.http_door.errors import error_bytes
+from vlmoe_serve.http_door.joined_writes import JoinedWrites
 
 _MAX_URL = 8192
 _MAX_HEAD = 65_536
@@ -59,7 +61,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        self._departure = Departure()
         self._in_head, self._begun, self._head_bytes = True, False, 0
         self._refusal: ServeError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -77,6 +80,7 @@ class Connection(HttpToolsProtocol):
         """It is gone."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._departure.happened()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of requests."""
@@ -93,6 +97,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self.scope[DEPARTURE] = self._departure  # type: ignore[typeddict-unknown-key]
         self._begun = True
         self._expect_head()
 
@@ -119,6 +124,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole; what follows is the next one's head."""
         super().on_message_complete()
+        # a large body stops the reading, and a connection that is not read from does not tell that it has ended
+        self.flow.resume_reading()
         self._in_head, self._begun, self._head_bytes = True, False, 0
 
     def send_400_response(self, msg: str) -> None:
@@ -137,7 +144,7 @@ class Connection(HttpToolsProtocol):
         lines = [
             b"content-type: application/json",
             b"content-length: %d" % len(body),
-            b"x-request-id: " + uuid.uuid4().hex.encode(),
+            b"x-request-id: " + new_request_id().encode(),
             b"connection: close",
         ]
         wait_s = retry_after(error)

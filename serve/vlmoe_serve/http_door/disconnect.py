@@ -1,33 +1,58 @@
 """Work whose caller hangs up is cancelled: nobody is waiting for it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+
+# where a connection leaves its `Departure` for whoever answers its requests
+DEPARTURE = "vlmoe.departure"
 
 T = TypeVar("T")
 
 
+class Departure:
+    """Of the caller at the other end of a connection; one request at a time waits for it."""
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._tell: Callable[[], None] | None = None
+
+    def happened(self) -> None:
+        """The caller is gone."""
+        self._gone = True
+        if self._tell is not None:
+            self._tell()
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """Call this when it happens, or soon if it has."""
+        self._tell = tell
+        if self._gone:
+            asyncio.get_running_loop().call_soon(self.happened)
+
+    def ignore(self) -> None:
+        """Nobody need be told any more."""
+        self._tell = None
+
+
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work, or cancel it when the caller goes. The request's body must have been read.
+    """Await the work, or cancel it when the caller goes.
 
     Raises:
         ClientDisconnect: the caller is gone.
     """
     here = asyncio.current_task()
     assert here is not None, "a door's coroutines run in tasks"
-    left = over = False
+    departure: Departure = request.scope[DEPARTURE]
+    left = False
 
-    def leave(watching: asyncio.Task[None]) -> None:
+    def leave() -> None:
         nonlocal left
-        if not over and not watching.cancelled():
-            left = True
-            here.cancel()
+        left = True
+        here.cancel()
 
-    watching = asyncio.get_running_loop().create_task(_gone(request.receive))
-    watching.add_done_callback(leave)
+    departure.watch(leave)
     try:
         return await work
     except asyncio.CancelledError:
@@ -36,11 +61,4 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
             raise ClientDisconnect from None
         raise
     finally:
-        over = True
-        watching.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    # not the request: a cancelled task is a cycle, and the request holds the body
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        departure.ignore()

@@ -6,11 +6,11 @@ uvicorn -> Exchange -> BodyLimit -> Gate -> FastAPI
 import logging
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlmoe_serve.call import read_request_id
 from vlmoe_serve.http_door.errors import CALLER_LEFT, internal_error
+from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.telemetry.trace import Attributes, Trace, Traces, traced
 
@@ -33,21 +33,21 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         start_s = time.perf_counter()
-        headers = Headers(scope=scope)
-        request_id = read_request_id(headers.get("x-request-id"))
+        shown = head_of(scope)
+        request_id = read_request_id(shown.get("x-request-id"))
         trace: Trace | None = None
         if self._traces is not None and scope["path"] not in _UNTRACED:
-            trace = self._traces.begin(scope["method"], headers.get)
+            trace = self._traces.begin(scope["method"], shown.get)
         status = 0
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answered = MutableHeaders(scope=message)
-                answered["x-request-id"] = request_id
+                named_headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
                 if trace is not None:
-                    answered["traceparent"] = trace.traceparent
+                    named_headers.append((b"traceparent", trace.traceparent.encode()))
+                message = {**message, "headers": named_headers}
             await send(message)
 
         self._metrics.on_start()
@@ -70,12 +70,12 @@ class Exchange:
                 self._metrics.on_disconnect(route)
             else:
                 self._metrics.on_answer(route, method, status, seconds)
-            shown, ms = status or CALLER_LEFT, round(1000 * seconds, 1)
+            code, ms = status or CALLER_LEFT, round(1000 * seconds, 1)
             # the route, not the path: names that users chose stay out of the log
-            data = {"method": method, "route": route, "status": shown, "ms": ms, "request_id": request_id}
-            _log.info("%s %s %d %.1f ms id=%s", method, route, shown, ms, request_id, extra={"data": data})
+            data = {"method": method, "route": route, "status": code, "ms": ms, "request_id": request_id}
+            _log.info("%s %s %d %.1f ms id=%s", method, route, code, ms, request_id, extra={"data": data})
             if trace is not None:
-                _end(trace, method, route, shown, request_id)
+                _end(trace, method, route, code, request_id)
 
 
 def _end(trace: Trace, method: str, route: str, status: int, request_id: str) -> None:

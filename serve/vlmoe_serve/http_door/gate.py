@@ -3,11 +3,11 @@
 import contextlib
 import re
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlmoe_serve.errors import ServeError, ShuttingDown
 from vlmoe_serve.http_door.errors import error_response
+from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.keys.access import Access, shown_key
 from vlmoe_serve.service import Service
 
@@ -46,7 +46,7 @@ class Gate:
         if self._service.draining and path not in _UNTIL_THE_END:
             raise ShuttingDown("the server is shutting down")
         if not (path in _OPEN or path.startswith(_OPEN_BELOW) or _ADMINS.fullmatch(path)):
-            key = self._access.check(shown_key(Headers(scope=scope).get))
+            key = self._access.check(shown_key(head_of(scope).get))
             if path not in _UNTIL_THE_END:
                 held.enter_context(self._access.one(key))
         if path not in _UNTIL_THE_END:

@@ -23,8 +23,8 @@ def parse_json(body: bytes) -> Any:
         BadRequest: no JSON, too deep, a repeated name, NaN or an infinity, half of a surrogate pair.
         PayloadTooLarge: too many values.
     """
-    # counted as bytes, before anything is built; what stands inside texts is counted too
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    # counted as bytes, before anything is built; what stands inside texts is counted too, and each takes a byte
+    if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise PayloadTooLarge(f"the body has more than {MAX_VALUES} values", code="too_many_values")
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")

@@ -6,11 +6,12 @@ Pure ASGI, because it must stand between the socket and whoever reads the body.
 
 import asyncio
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlmoe_serve.errors import BadRequest, PayloadTooLarge, RequestTooSlow, ServeError
 from vlmoe_serve.http_door.errors import error_response
+from vlmoe_serve.http_door.head import head_of
 
 # Closing a connection while bytes still arrive resets it, and the caller may lose the answer. So the answer
 # is sent, and what arrives is thrown away for a moment before the connection ends.
@@ -35,15 +36,14 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body(receive, send, self._max_bytes, self._grace_s)
-        error = self._by_length(Headers(scope=scope))
+        error = self._by_length(head_of(scope).get("content-length"))
         if error is None:
             await self._app(scope, body.receive, body.send)
         else:
             answer = error_response(error, {"connection": "close"}, path=scope["path"])
             await answer(scope, receive, body.send)
 
-    def _by_length(self, headers: Headers) -> ServeError | None:
-        declared = headers.get("content-length")
+    def _by_length(self, declared: str | None) -> ServeError | None:
         if declared is None:
             return None
         if not (declared.isascii() and declared.isdigit()):
@@ -94,10 +94,9 @@ class _Body:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
             if self._closing:
-                headers["connection"] = "close"
-            self._closing = headers.get("connection") == "close"
+                MutableHeaders(scope=message)["connection"] = "close"
+            self._closing = (b"connection", b"close") in message.get("headers", ())
         elif self._closing and self._more and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._linger()

@@ -103,7 +103,7 @@ def open_inference_routes(service: Service, version: str) -> APIRouter:
         return json_response(ReadyAnswer(ready=True))
 
     async def infer(request: Request, model: str, model_version: str = "") -> Response:
-        call = call_from(request)
+        call = call_from(request.scope)
         service.admit(call)
         asked = read_infer(await request.body(), request.headers, model, model_version)
         answer = await unless_disconnected(request, oip.infer(service, asked.request, call))

@@ -38,7 +38,7 @@ def openai_routes(service: Service) -> APIRouter:
     )
     async def create_embeddings(request: Request) -> Response:
         """Embed texts and pictures, as OpenAI's clients ask for it; the first that fails fails the call."""
-        call = call_from(request)
+        call = call_from(request.scope)
         service.admit(call)
         content = await read_json(request)
         found = await unless_disconnected(request, embeddings(service, content, call))

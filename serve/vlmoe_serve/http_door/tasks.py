@@ -41,7 +41,7 @@ def task_routes(handlers: Mapping[str, Handler]) -> APIRouter:
 
 def _handler(name: str, service: Service, max_body_bytes: int) -> Handler:
     async def answer(request: Request) -> Response:
-        call = call_from(request)
+        call = call_from(request.scope)
         service.admit(call)
         content = await read_body(request, max_body_bytes)
         found = await unless_disconnected(
