@@ -4,11 +4,54 @@ As text for people, or as JSON for programs: `{"time", "level", "logger", "messa
 also `method`, `route`, `status`, `ms` and `request_id`. A module adds fields of its own with `extra={"data": {...}}`.
 """
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from datetime import UTC, datetime
+from typing import TextIO
+
+# how long a line of the event loop may wait for others to be written with
+_SOON_S = 0.05
+
+
+class TogetherHandler(logging.StreamHandler[TextIO]):
+    """Lines of one moment in one write. Warnings, and what other threads have to say, are written at once.
+
+    Every write lets go of the interpreter, and a busy event loop waits for it until a worker thread gives it back.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in a line."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno >= logging.WARNING:
+                self.flush()
+            elif len(self._lines) == 1:
+                self._flush_soon()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        with self.lock:  # type: ignore[union-attr]
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _flush_soon(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+        else:
+            loop.call_later(_SOON_S, self.flush)
 
 
 class OneLine(logging.Formatter):
@@ -50,9 +93,9 @@ class JsonLine(logging.Formatter):
 def configure_logs(kind: str = "text") -> None:
     """Send our events from INFO on, and other libraries' warnings, to stderr, as "text" or "json"."""
     # what no line of ours shows need not be looked up: "Optimization" in Python's logging HOWTO
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = TogetherHandler(sys.stderr)
     handler.setFormatter(
         JsonLine() if kind == "json" else OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )

@@ -25,6 +25,8 @@ _CUT_OFF = 4.685
 _MIN_SPREAD = 0.1
 _MAX_STEP = 4.0
 _ROUNDS = 6
+# No batch is predicted better by a further round than this.
+_SETTLED = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,14 @@ def fit(
         # the pull of a size that was seen once is bounded too
         goal_S = np.clip(ratio_S, 1 / _MAX_STEP, _MAX_STEP)
         # A negative coefficient would make work look free; noise must not do that.
-        scale = _bounded(
-            weighted_S3.T @ rows_S3 + trust**2 * np.eye(3), weighted_S3.T @ goal_S + trust**2, scale
+        last, scale = (
+            scale,
+            _bounded(
+                weighted_S3.T @ rows_S3 + trust**2 * np.eye(3), weighted_S3.T @ goal_S + trust**2, scale
+            ),
         )
+        if np.abs(scale - last).max() < _SETTLED * scale.max():
+            break
     fixed_ms, token_ms, attention_ms = scale * theta
     return CostModel(float(fixed_ms), float(token_ms), float(attention_ms))
 

@@ -54,8 +54,8 @@ class Dispatcher:
     def add(self, entry: Entry) -> None:
         """Queue a ticket."""
         self._entries[entry.ticket.id] = entry
-        self._schedule.add(entry.ticket)
-        self._look_soon()
+        if self._schedule.add(entry.ticket):
+            self._look_soon()
 
     def discard(self, entry: Entry) -> bool:
         """Forget a ticket that nobody waits for; True if it had not been cut yet."""

@@ -66,16 +66,22 @@ class Schedule:
         queued_ms = self.estimator.model.drain_ms(ahead, self.budget.max_ms)
         return 1000 * (self._free_s(now_s) - now_s) + queued_ms
 
-    def add(self, ticket: Ticket) -> None:
-        """Queue a ticket that has just arrived."""
+    def add(self, ticket: Ticket) -> bool:
+        """Queue a ticket that has just arrived; whether it may leave sooner than at the moment last named by `step`.
+
+        While a batch runs the next one leaves shortly before it ends, whatever arrives meanwhile.
+        """
         gap_s = min(max(ticket.arrival_s - self._last_arrival_s, _MIN_GAP_S), _MAX_GAP_S)
         # The geometric mean: one pause between bursts does not hide how dense they are.
         known = math.isfinite(self._gap_s)
         self._gap_s = self._gap_s * (gap_s / self._gap_s) ** _SMOOTHING if known else gap_s
         self._last_arrival_s = ticket.arrival_s
+        changes = not self._flights or not len(self.pending)
         self.pending.add(ticket)
-        # whoever looks now was not woken by the alarm
-        self._alarm_s = None
+        if changes:
+            # whoever looks now was not woken by the alarm
+            self._alarm_s = None
+        return changes
 
     def excess_ms(
         self,

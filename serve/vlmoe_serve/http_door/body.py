@@ -33,7 +33,7 @@ class Body:
 
 
 def call_from(scope: Scope) -> Call:
-    """The call of a request of this scope, with the caller's deadline and priority: always the same one for the same request.
+    """The call of a request, with the caller's deadline and priority: always the same one for the same request.
 
     Raises:
         BadRequest: a header out of range.

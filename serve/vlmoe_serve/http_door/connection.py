@@ -63,7 +63,7 @@ class Connection(HttpToolsProtocol):
         """A caller has connected."""
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._departure = Departure()
-        self._in_head, self._begun, self._head_bytes = True, False, 0
+        self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, False
         self._refusal: ServeError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         _drop_if_untaken(transport)
@@ -88,8 +88,11 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-            self._expect_head()
+        self._completed = False
         super().data_received(data)
+        # most requests come whole, and need no clock
+        if self._in_head and (self._begun or not self._completed) and not self.transport.is_closing():
+            self._expect_head()
         # a head of endless headers, or of one endless header, which the parser only hands over when it is whole
         if self._in_head and self._head_bytes > _MAX_HEAD and not self.transport.is_closing():
             self._refuse(_head_too_large())
@@ -97,9 +100,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self.scope[DEPARTURE] = self._departure  # type: ignore[typeddict-unknown-key]
+        self.scope[DEPARTURE] = self._departure  # type: ignore[literal-required]
         self._begun = True
-        self._expect_head()
 
     def on_url(self, url: bytes) -> None:
         """A part of the request line's address."""
@@ -126,7 +128,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         # a large body stops the reading, and a connection that is not read from does not tell that it has ended
         self.flow.resume_reading()
-        self._in_head, self._begun, self._head_bytes = True, False, 0
+        self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, True
 
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed, or was stopped while it was."""

@@ -1,7 +1,8 @@
 """From the fields of a request to jobs: pictures decoded, texts tokenised. Runs in worker threads."""
 
-import binascii
 import re
+
+import pybase64
 
 from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Example, Job
@@ -39,10 +40,10 @@ def image_bytes(source: str | bytes, param: str = "image") -> bytes:
 
 def _from_base64(text: str) -> bytes:
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return pybase64.b64decode(text, validate=True)
     except ValueError:
         # lines of 76, as the base64 program writes them
-        return binascii.a2b_base64(text.replace("\r", "").replace("\n", ""), strict_mode=True)
+        return pybase64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
 
 
 def job(

@@ -3,24 +3,17 @@ import asyncio
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from vlmoe_serve.http_door.disconnect import unless_disconnected
+from vlmoe_serve.http_door.disconnect import DEPARTURE, Departure, unless_disconnected
 
 
-class Line:
-    """A caller's connection, after the body."""
-
-    def __init__(self):
-        self._gone = asyncio.Event()
+class Line(Departure):
+    """A caller's connection."""
 
     def hang_up(self):
-        self._gone.set()
-
-    async def receive(self):
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
+        self.happened()
 
     def request(self):
-        return Request({"type": "http"}, self.receive)
+        return Request({"type": "http", DEPARTURE: self})
 
 
 def test_the_result_comes_back():
@@ -88,16 +81,44 @@ def test_a_caller_that_goes_after_the_answer_disturbs_nobody():
         line = Line()
 
         async def work():
-            line.hang_up()
-            await asyncio.sleep(0)
             return "answer"
 
-        try:
-            found = await unless_disconnected(line.request(), work())
-        except ClientDisconnect:
-            found = "left"
+        found = await unless_disconnected(line.request(), work())
+        line.hang_up()
         for _ in range(3):
             await asyncio.sleep(0)
-        return found
+        return found, asyncio.current_task().cancelling()
 
-    assert asyncio.run(go()) in ("answer", "left")
+    assert asyncio.run(go()) == ("answer", 0)
+
+
+def test_work_for_a_caller_that_has_left_before_is_cancelled():
+    async def go():
+        line = Line()
+        line.hang_up()
+        with pytest.raises(ClientDisconnect):
+            await unless_disconnected(line.request(), asyncio.Event().wait())
+
+    asyncio.run(go())
+
+
+def test_a_connection_serves_one_request_after_the_other():
+    async def go():
+        line, cancelled = Line(), []
+
+        async def work():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        await unless_disconnected(line.request(), asyncio.sleep(0))
+        second = asyncio.ensure_future(unless_disconnected(line.request(), work()))
+        await asyncio.sleep(0)
+        line.hang_up()
+        with pytest.raises(ClientDisconnect):
+            await second
+        return cancelled
+
+    assert asyncio.run(go()) == [True]

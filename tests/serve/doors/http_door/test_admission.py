@@ -29,7 +29,7 @@ def ask(service, method="POST", path="/vqa", **headers):
     seen = []
 
     async def app(scope, receive, send):
-        seen.append(call_from(Request(scope)))
+        seen.append(call_from(scope))
         await Response("inside")(scope, receive, send)
 
     async def send():
