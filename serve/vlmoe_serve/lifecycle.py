@@ -29,7 +29,7 @@ from vlmoe_serve.engine.chosen import check_engine
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.grpc_door.server import GrpcServer
-from vlmoe_serve.http_door.app import create_app
+from vlmoe_serve.http_door.app import create_app, create_turnstile
 from vlmoe_serve.http_door.connection import ConnectionLimits
 from vlmoe_serve.http_door.server import HttpServer, ListenError, listen, url_of
 from vlmoe_serve.keys.access import Access
@@ -127,7 +127,11 @@ async def serve(options: Options) -> None:
                 admin_keys=admins,
             ),
             tls=context,
-            limits=ConnectionLimits(options.max_connections, on_refusal=metrics.on_connection_refused),
+            limits=ConnectionLimits(
+                options.max_connections,
+                on_refusal=metrics.on_connection_refused,
+                turnstile=create_turnstile(service, access, max_body_bytes=options.max_body_bytes),
+            ),
         )
         metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:

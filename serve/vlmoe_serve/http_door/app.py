@@ -1,6 +1,6 @@
 """The HTTP door, put together.
 
-Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Admission (overload) -> Direct (tasks)
+Turnstile (overload) -> Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Direct (tasks)
 -> FastAPI (all other routes)
 """
 
@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 from vlmoe_serve import __version__
 from vlmoe_serve.catalog.model_admin import LoadRequest, ModelAdmin
 from vlmoe_serve.collection_schemas import PutCollectionRequest, UpsertRequest
-from vlmoe_serve.http_door.admission import Admission
 from vlmoe_serve.http_door.collections import collection_routes
 from vlmoe_serve.http_door.direct import Direct
 from vlmoe_serve.http_door.errors import install_error_handlers
@@ -24,6 +23,7 @@ from vlmoe_serve.http_door.openai import OPENAI_SCHEMAS, openai_routes
 from vlmoe_serve.http_door.openapi import install_openapi
 from vlmoe_serve.http_door.system import system_routes
 from vlmoe_serve.http_door.tasks import task_handlers, task_routes
+from vlmoe_serve.http_door.turnstile import Turnstile
 from vlmoe_serve.keys.access import Access
 from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.service import Service
@@ -69,7 +69,10 @@ def create_app(
         [*bodies, PutCollectionRequest, UpsertRequest, LoadRequest, InferBody, *OPENAI_SCHEMAS],
         keys=bool(access),
     )
-    admission = Admission(Direct(app, handlers), service, [*(f"/{name}" for name in TASKS), "/v1/embeddings"])
-    return Exchange(
-        BodyLimit(Gate(admission, service, access), max_body_bytes), service.metrics, service.traces
-    )
+    inner = Gate(Direct(app, handlers), service, access)
+    return Exchange(BodyLimit(inner, max_body_bytes), service.metrics, service.traces)
+
+
+def create_turnstile(service: Service, access: Access, *, max_body_bytes: int) -> Turnstile:
+    """What refuses before there is a request for the app."""
+    return Turnstile(service, access, [*(f"/{name}" for name in TASKS), "/v1/embeddings"], max_body_bytes)

@@ -48,6 +48,14 @@ def call_from(scope: Scope) -> Call:
     return call
 
 
+def leave_seats(scope: Scope) -> None:
+    """The request is over: what its call did not use of what it was admitted to is free."""
+    call: Call | None = scope.get(_CALL)
+    if call is not None:
+        while call.seats:
+            call.seats.pop().leave()
+
+
 async def read_body(request: Request, max_bytes: int) -> Body:
     """Read and parse a body. A form's file arrives as bytes in its field.
 

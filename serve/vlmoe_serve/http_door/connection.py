@@ -11,8 +11,9 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from vlmoe_serve.call import new_request_id
@@ -28,6 +29,7 @@ from vlmoe_serve.errors import (
 from vlmoe_serve.http_door.disconnect import DEPARTURE, Departure
 from vlmoe_serve.http_door.errors import error_bytes
 from vlmoe_serve.http_door.joined_writes import JoinedWrites
+from vlmoe_serve.http_door.turnstile import Refusal, Turnstile
 
 _MAX_URL = 8192
 _MAX_HEAD = 65_536
@@ -41,12 +43,13 @@ class ConnectionLimits:
     """What connections may do.
 
     max_connections: open at a time. head_s: for a request line and its headers to arrive.
-    on_refusal: told the code of every refusal.
+    on_refusal: told the code of every refusal. turnstile: what refuses requests by their heads.
     """
 
     max_connections: int = 2048
     head_s: float = 15.0
     on_refusal: Callable[[str], None] = lambda why: None
+    turnstile: Turnstile | None = None
 
 
 class Connection(HttpToolsProtocol):
@@ -64,6 +67,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._departure = Departure()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, False
+        self._skipping = False
         self._refusal: ServeError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         _drop_if_untaken(transport)
@@ -119,13 +123,28 @@ class Connection(HttpToolsProtocol):
         """The head is whole."""
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _MAX_HEAD:
             self._fail(_head_too_large())
-        super().on_headers_complete()
         self._in_head = False
         self._stop_timer()
+        refusal = self._turned_away()
+        if refusal is None:
+            super().on_headers_complete()
+        else:
+            self._skipping = True
+            self.transport.write(self._answer(refusal.error, refusal.request_id))
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body."""
+        if not self._skipping:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole; what follows is the next one's head."""
-        super().on_message_complete()
+        if self._skipping:
+            self._skipping = False
+            # it has been answered: as after any other answer, another request may follow for a while
+            self.on_response_complete()
+        else:
+            super().on_message_complete()
         # a large body stops the reading, and a connection that is not read from does not tell that it has ended
         self.flow.resume_reading()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, True
@@ -139,21 +158,35 @@ class Connection(HttpToolsProtocol):
         self._refusal = error
         raise error
 
+    def _turned_away(self) -> Refusal | None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.limits.turnstile is None or answering or self.expect_100_continue:
+            return None
+        if not self.parser.should_keep_alive() or self.parser.should_upgrade():
+            return None
+        return self.limits.turnstile.refused(self.parser.get_method(), self.url, cast(Scope, self.scope))
+
     def _refuse(self, error: ServeError) -> None:
         self._stop_timer()
         self.limits.on_refusal(error.code)
-        body = error_bytes(error)
-        lines = [
-            b"content-type: application/json",
-            b"content-length: %d" % len(body),
-            b"x-request-id: " + new_request_id().encode(),
-            b"connection: close",
-        ]
-        wait_s = retry_after(error)
-        if wait_s is not None:
-            lines.append(b"retry-after: %d" % wait_s)
-        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.write(self._answer(error, new_request_id(), b"connection: close\r\n"))
         self.transport.close()
+
+    def _answer(self, error: ServeError, request_id: str, more: bytes = b"") -> bytes:
+        body = error_bytes(error)
+        wait_s = retry_after(error)
+        return b"".join(
+            (
+                STATUS_LINE[error.status],
+                *(b"%s: %s\r\n" % header for header in self.server_state.default_headers),
+                b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
+                % (len(body), request_id.encode()),
+                b"" if wait_s is None else b"retry-after: %d\r\n" % wait_s,
+                more,
+                b"\r\n",
+                body,
+            )
+        )
 
     def _expect_head(self) -> None:
         if self._head_timer is None and self._in_head:

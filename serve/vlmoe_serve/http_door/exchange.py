@@ -9,6 +9,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlmoe_serve.call import read_request_id
+from vlmoe_serve.http_door.access_log import log_answer
+from vlmoe_serve.http_door.body import leave_seats
 from vlmoe_serve.http_door.errors import CALLER_LEFT, internal_error
 from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.metrics import Metrics
@@ -64,16 +66,15 @@ class Exchange:
                 if status == 0:
                     await internal_error(scope["path"])(scope, receive, named)
         finally:
+            leave_seats(scope)
             seconds = time.perf_counter() - start_s
             route, method = _route(scope), scope["method"]
             if status in (0, CALLER_LEFT):
                 self._metrics.on_disconnect(route)
             else:
                 self._metrics.on_answer(route, method, status, seconds)
-            code, ms = status or CALLER_LEFT, round(1000 * seconds, 1)
-            # the route, not the path: names that users chose stay out of the log
-            data = {"method": method, "route": route, "status": code, "ms": ms, "request_id": request_id}
-            _log.info("%s %s %d %.1f ms id=%s", method, route, code, ms, request_id, extra={"data": data})
+            code = status or CALLER_LEFT
+            log_answer(method, route, code, seconds, request_id)
             if trace is not None:
                 _end(trace, method, route, code, request_id)
 

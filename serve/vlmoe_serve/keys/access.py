@@ -25,6 +25,10 @@ class Access:
         """Whether a key is asked for."""
         return bool(self._keys)
 
+    def lets_in(self, shown: bytes | None) -> bool:
+        """Whether `check` would pass, without counting who it would not."""
+        return not self._keys or self._keys.name_of(shown) is not None
+
     def check(self, shown: bytes | None) -> str | None:
         """The name of the key that was shown, None where none is asked for.
 

@@ -1,0 +1,222 @@
+"""What refuses requests by their heads: alone, and on a connection in front of an app."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from starlette.responses import Response
+
+from vlmoe_serve.errors import Overloaded, ShuttingDown
+from vlmoe_serve.http_door.body import call_from
+from vlmoe_serve.http_door.connection import ConnectionLimits
+from vlmoe_serve.http_door.server import HttpServer, listen
+from vlmoe_serve.http_door.turnstile import Turnstile
+from vlmoe_serve.keys.access import Access
+from vlmoe_serve.keys.api_keys import ApiKeys
+from vlmoe_serve.keys.key_limits import KeyLimits
+from vlmoe_serve.metrics import Metrics
+
+
+class Service:
+    """Admits `room` calls, then raises."""
+
+    def __init__(self, room=0, error=None):
+        self.room = room
+        self.error = error or Overloaded("full", retry_after_s=2.5)
+        self.admitted = []
+        self.traces = None
+        self.metrics = Metrics()
+
+    def admit(self, call):
+        if len(self.admitted) == self.room:
+            raise self.error
+        self.admitted.append(call)
+
+
+def turnstile(service, keys=None):
+    access = Access(ApiKeys(keys), KeyLimits(), service.metrics)
+    return Turnstile(service, access, ["/vqa", "/embed"], max_body_bytes=1000)
+
+
+def scope_of(**headers):
+    named = {"content-length": "2", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    return {"headers": [(name.encode(), text.encode()) for name, text in named.items()]}
+
+
+def refused(service, method=b"POST", url=b"/vqa", keys=None, **headers):
+    return turnstile(service, keys).refused(method, url, scope_of(**headers))
+
+
+def test_who_is_refused_keeps_its_name_and_is_counted():
+    service = Service()
+    refusal = refused(service, x_request_id="mine")
+    assert refusal.error.status == 429
+    assert refusal.request_id == "mine"
+    assert (
+        'vlmoe_requests_total{method="POST",route="/vqa",status="429"} 1.0' in service.metrics.text().decode()
+    )
+    assert "vlmoe_requests_in_flight 0.0" in service.metrics.text().decode()
+
+
+def test_who_is_let_in_keeps_its_call():
+    service = Service(1)
+    scope = scope_of(x_priority="batch", x_request_timeout_ms="1000")
+    assert turnstile(service).refused(b"POST", b"/vqa", scope) is None
+    assert service.admitted == [call_from(scope)], "one call for one request"
+    assert call_from(scope).priority == "batch"
+    assert call_from(scope).deadline_s is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "url"), [(b"GET", b"/vqa"), (b"POST", b"/collections/a/items"), (b"POST", b"/vqa?a=b")]
+)
+def test_other_requests_are_not_asked_about(method, url):
+    service = Service()
+    assert refused(service, method, url) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_priority": "urgent"},
+        {"x_request_timeout_ms": "0"},
+        {"content_length": "1001"},
+        {"content_length": "+5"},
+        {"content_length": "9" * 30},
+        {"content_length": ""},
+    ],
+)
+def test_what_is_wrong_is_left_to_the_layers_that_say_so(headers):
+    assert refused(Service(), **headers) is None
+
+
+def test_a_body_of_unknown_length_is_left_to_the_layer_that_counts():
+    assert turnstile(Service()).refused(b"POST", b"/vqa", {"headers": []}) is None
+
+
+def test_without_a_key_nobody_learns_how_long_the_queue_is():
+    known = {bytes.fromhex("2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"): "mine"}
+    assert refused(Service(), keys=known) is None
+    assert refused(Service(), keys=known, authorization="Bearer wrong") is None
+    assert refused(Service(), keys=known, authorization="Bearer secret").error.status == 429
+
+
+def test_the_end_of_the_server_and_traces_take_the_long_way():
+    assert refused(Service(error=ShuttingDown("the server is shutting down"))) is None
+    traced = Service()
+    traced.traces = object()
+    assert refused(traced) is None
+
+
+BODY = b'{"image": 1}'
+POST = b"POST /vqa HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+def talking(service, talk):
+    """Run `talk(connect, seen)` against a server whose app answers "inside"; `seen` collects the bodies it read."""
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append((await receive())["body"])
+        await Response("inside")(scope, receive, send)
+
+    async def run():
+        listener = listen("127.0.0.1", 0)
+        server = HttpServer(app, limits=ConnectionLimits(turnstile=turnstile(service)))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        async with contextlib.AsyncExitStack() as open_connections:
+
+            async def connect():
+                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+                open_connections.callback(writer.close)
+                return reader, writer
+
+            try:
+                async with asyncio.timeout(20):
+                    await talk(connect, seen)
+            finally:
+                server.end()
+                await serving
+                listener.close()
+
+    asyncio.run(run())
+
+
+async def answered(reader):
+    """Status, fields and body of one answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+    return int(head.split()[1]), fields, await reader.readexactly(int(fields[b"content-length"]))
+
+
+def test_a_connection_goes_on_after_a_refusal():
+    service = Service()
+
+    async def talk(connect, seen):
+        reader, writer = await connect()
+        for _ in range(3):
+            writer.write(POST)
+            status, fields, body = await answered(reader)
+            assert (status, fields[b"retry-after"]) == (429, b"3")
+            assert json.loads(body)["error"]["code"] == "overloaded"
+            assert fields[b"x-request-id"]
+            assert b"connection" not in fields
+        service.room = 1
+        writer.write(POST)
+        assert (await answered(reader))[::2] == (200, b"inside")
+        assert seen == [BODY]
+
+    talking(service, talk)
+
+
+def test_the_answer_comes_before_the_body_which_is_thrown_away():
+    service = Service()
+
+    async def talk(connect, seen):
+        reader, writer = await connect()
+        writer.write(POST[: -len(BODY)])
+        assert (await answered(reader))[0] == 429
+        for byte in BODY:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.001)
+        service.room = 1
+        writer.write(POST)
+        assert (await answered(reader))[0] == 200
+        assert seen == [BODY]
+
+    talking(service, talk)
+
+
+def test_requests_sent_ahead_are_answered_in_their_order():
+    service = Service(1)
+
+    async def talk(connect, seen):
+        reader, writer = await connect()
+        writer.write(POST * 3)
+        answers = [await answered(reader) for _ in range(3)]
+        # those behind one that is being answered wait for it, and are not asked about
+        assert [status for status, _, _ in answers] == [200, 200, 200]
+        service.admitted.clear()
+        service.room = 0
+        writer.write(POST * 3)
+        assert [(await answered(reader))[0] for _ in range(3)] == [429, 429, 429]
+        assert len(seen) == 3
+
+    talking(service, talk)
+
+
+@pytest.mark.parametrize("field", [b"connection: close", b"expect: 100-continue"])
+def test_what_is_unusual_takes_the_long_way(field):
+    async def talk(connect, seen):
+        reader, writer = await connect()
+        writer.write(POST.replace(b"host: x", b"host: x\r\n" + field))
+        line = await reader.readline()
+        if b"100" in line:
+            await reader.readline()
+            line = await reader.readline()
+        assert b"200" in line
+
+    talking(Service(), talk)
