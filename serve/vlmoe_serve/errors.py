@@ -182,7 +182,8 @@ class HeadTooLarge(ServeError):
 class Overloaded(ServeError):
     """The predicted wait is over the limit, or a key has had its share; `code` says which.
 
-    retry_after_s: when it is worth trying again, as far as we can tell.
+    retry_after_s: when it is worth trying again, as far as we can tell. closed_s: nobody like this caller can be let in
+    sooner, since a queue gets shorter by a second in a second.
     """
 
     status = 429
@@ -190,10 +191,17 @@ class Overloaded(ServeError):
     grpc_code = "RESOURCE_EXHAUSTED"
 
     def __init__(
-        self, message: str, *, retry_after_s: float = 1.0, param: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        closed_s: float = 0.0,
+        param: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.retry_after_s = retry_after_s
+        self.closed_s = closed_s
 
 
 class EngineUnavailable(ServeError):

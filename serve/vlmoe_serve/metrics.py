@@ -156,6 +156,11 @@ class Metrics:
         """An input is ready for the network."""
         self._encode_seconds.observe(encode_ms / 1000)
 
+    def on_refused_again(self, models: Iterable[str]) -> None:
+        """A request was refused as the one before it."""
+        for model in models:
+            self._drops.labels(model, "overloaded").inc()
+
     def on_brownout(self, model: str, on: bool) -> None:
         """A model's brownout has begun or ended."""
         self._brownout_switches.labels(model, "on" if on else "off").inc()

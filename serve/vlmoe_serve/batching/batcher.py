@@ -243,6 +243,7 @@ class Batcher:
             raise Overloaded(
                 f"the predicted wait is {wait_ms:.0f} ms, at most {wait_ms - excess_ms:.0f} ms are allowed",
                 retry_after_s=max(_MIN_RETRY_S, excess_ms / 1000),
+                closed_s=excess_ms / 1000,
             )
         return answer_ms
 

@@ -9,7 +9,7 @@ earlier, so that under overload those who are let in are answered in time, and n
 _IN_TIME = 0.95
 # One answer moves the margin by this share of what was promised: a batch that came late is noticed, not a reason to
 # refuse everybody.
-_STEP = 0.005
+_STEP = 0.01
 
 
 class Lateness:

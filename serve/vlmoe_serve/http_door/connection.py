@@ -64,7 +64,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        self._joined = JoinedWrites(transport, self.loop)
+        super().connection_made(self._joined)  # type: ignore[arg-type]
         self._departure = Departure()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, False
         self._skipping = False
@@ -130,7 +131,7 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self._skipping = True
-            self.transport.write(self._answer(refusal.error, refusal.request_id))
+            self._joined.send(self._answer(refusal.error, refusal.request_id))
 
     def on_body(self, body: bytes) -> None:
         """Some of the body."""

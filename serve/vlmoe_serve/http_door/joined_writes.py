@@ -22,16 +22,20 @@ class JoinedWrites:
     def write(self, data: bytes) -> None:
         """Hold this, or send it behind what is held."""
         if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
+            self.send(data)
         elif data:
             self._held = data
             self._loop.call_soon(self.flush)
 
+    def send(self, data: bytes) -> None:
+        """Write this at once, behind what is held."""
+        held, self._held = self._held, b""
+        self._transport.write(held + data)
+
     def flush(self) -> None:
         """Send what is held."""
         if self._held:
-            self.write(b"")
+            self.send(b"")
 
     def close(self) -> None:
         """Close behind what is held."""

@@ -9,18 +9,25 @@ requests that are wrong in any way, and all of them while the server drains or w
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
 from vlmoe_serve.call import read_request_id
-from vlmoe_serve.errors import ServeError, ShuttingDown
+from vlmoe_serve.errors import Overloaded, ServeError, ShuttingDown
 from vlmoe_serve.http_door.access_log import log_answer
 from vlmoe_serve.http_door.body import call_from
 from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.keys.access import Access, shown_key
 from vlmoe_serve.service import Service
+
+# A refusal stands for those who come right after it, for as long as the queue needs to get short enough, and no longer
+# than this: others may leave the queue before their turn.
+_CLOSED_S = 0.005
+# Kinds of callers, by priority and deadline, of whom that is remembered.
+_MAX_KINDS = 64
+_Kind = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Turnstile:
         self._access = access
         self._paths = {path.encode(): path for path in paths}
         self._max_body_bytes = max_body_bytes
+        self._closed: dict[_Kind, tuple[float, ServeError]] = {}
 
     def refused(self, method: bytes, url: bytes, scope: Scope) -> Refusal | None:
         """Whether this request is refused. scope: of the connection; only its headers are known yet."""
@@ -55,17 +63,33 @@ class Turnstile:
         head = head_of(scope)
         if not self._skippable(head.get("content-length")) or not self._access.lets_in(shown_key(head.get)):
             return None
+        start_s = time.perf_counter()
+        error = self._as_before(head, start_s) or self._decided(scope, head, start_s)
+        return None if error is None else self._told(error, path, head.get("x-request-id"), start_s)
+
+    def _as_before(self, head: Mapping[str, str], now_s: float) -> ServeError | None:
+        until_s, error = self._closed.get(_kind(head), (0.0, None))
+        if error is None or now_s >= until_s or self._service.draining:
+            return None
+        self._service.metrics.on_refused_again(model.name for model in self._service.models)
+        return error
+
+    def _decided(self, scope: Scope, head: Mapping[str, str], now_s: float) -> ServeError | None:
         try:
             call = call_from(scope)
         except ServeError:
             return None
-        start_s = time.perf_counter()
         try:
             self._service.admit(call)
         except ShuttingDown:
             return None
+        except Overloaded as error:
+            if len(self._closed) >= _MAX_KINDS:
+                self._closed.clear()
+            self._closed[_kind(head)] = now_s + min(error.closed_s, _CLOSED_S), error
+            return error
         except ServeError as error:
-            return self._told(error, path, head.get("x-request-id"), start_s)
+            return error
         return None
 
     def _skippable(self, length: str | None) -> bool:
@@ -84,3 +108,7 @@ class Turnstile:
         self._service.metrics.on_answer(path, "POST", error.status, seconds)
         log_answer("POST", path, error.status, seconds, refusal.request_id)
         return refusal
+
+
+def _kind(head: Mapping[str, str]) -> _Kind:
+    return head.get("x-priority"), head.get("x-request-timeout-ms")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 from starlette.responses import Response
@@ -26,9 +27,13 @@ class Service:
         self.error = error or Overloaded("full", retry_after_s=2.5)
         self.admitted = []
         self.traces = None
+        self.draining = False
+        self.models = [SimpleNamespace(name="demo")]
         self.metrics = Metrics()
+        self.num_asked = 0
 
     def admit(self, call):
+        self.num_asked += 1
         if len(self.admitted) == self.room:
             raise self.error
         self.admitted.append(call)
@@ -66,6 +71,30 @@ def test_who_is_let_in_keeps_its_call():
     assert service.admitted == [call_from(scope)], "one call for one request"
     assert call_from(scope).priority == "batch"
     assert call_from(scope).deadline_s is not None
+
+
+def test_a_refusal_stands_for_those_of_its_kind_who_come_right_after_it():
+    service = Service(error=Overloaded("full", closed_s=60.0))
+    ours = turnstile(service)
+    many = [ours.refused(b"POST", b"/vqa", scope_of(x_request_timeout_ms="100")) for _ in range(50)]
+    assert {refusal.error.message for refusal in many} == {"full"}
+    assert len({refusal.request_id for refusal in many}) == 50
+    # 5 ms each: even on a slow machine not every one was decided anew
+    asked = service.num_asked
+    assert asked < 50
+    dropped = f'vlmoe_dropped_total{{model="demo",why="overloaded"}} {50 - asked}.0'
+    assert dropped in service.metrics.text().decode()
+    assert 'status="429"} 50.0' in service.metrics.text().decode()
+    assert ours.refused(b"POST", b"/vqa", scope_of(x_request_timeout_ms="200")) is not None
+    assert service.num_asked == asked + 1, "another deadline is another question"
+
+
+def test_a_queue_that_is_only_just_too_long_is_asked_about_again():
+    service = Service()
+    ours = turnstile(service)
+    for _ in range(5):
+        assert ours.refused(b"POST", b"/vqa", scope_of()) is not None
+    assert service.num_asked == 5
 
 
 @pytest.mark.parametrize(
