@@ -42,12 +42,6 @@ from vlmoe_serve.engine.transport import Arena
 DEPTH = 2
 _WORKER = "vlmoe_serve.engine.worker"
 _EXIT_GRACE_S = 2.0
-# glibc would give every large activation back to the system and fetch it again, page by page, in the next layer: a
-# sixth of the time of a batch of 32. It keeps this much instead. Whoever sets these variables otherwise is obeyed.
-_MEMORY_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-}
 _POLL_S = 0.005
 
 
@@ -94,7 +88,7 @@ class Child:
                 # Its own session: a Ctrl-C in the terminal, or a signal to our group, is for the front to act
                 # on.
                 start_new_session=True,
-                env={**_MEMORY_ENVIRONMENT, **os.environ, **_thread_environment(threads, ranks)},
+                env={**os.environ, **_thread_environment(threads, ranks)},
             )
         except BaseException:
             ours.close()
