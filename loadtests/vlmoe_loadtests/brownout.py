@@ -60,6 +60,26 @@ class Phase:
     same: float
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything up to now. capacity: answers a second; 0 where it has not been measured."""
+
+    capacity: float
+    phases: tuple[Phase, ...]
+
+    @classmethod
+    def read(cls, path: Path | None, rate: float) -> "Measured":
+        """What was written before; nothing where nothing was."""
+        if path is None or not path.exists():
+            return cls(rate, ())
+        found = json.loads(path.read_text())
+        return cls(found["capacity"], tuple(Phase(**fields) for fields in found["phases"]))
+
+    def write(self, path: Path) -> None:
+        """Keep it for the next time."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
 def best_of(body: bytes) -> str:
     """The best answer, label or whatever a task calls it."""
     fields = json.loads(body)
@@ -100,16 +120,18 @@ class Trial:
         self._best: list[str] = []
         self._asked_s = dict.fromkeys(targets, 0.0)
 
-    async def run(self) -> list[Phase]:
-        """All rounds."""
+    async def run(self, known: Measured) -> Measured:
+        """Some more rounds."""
         args = self._args
         self._best = await self._alone()
         for name in reversed(SERVERS):
             records = await closed_loop(self._targets[name], self._wanted, args.clients, args.seconds / 2)
-        capacity = args.rate or sum(record.outcome == "ok" for record in records) / (args.seconds / 2)
-        print(f"{capacity:.1f} answers a second to {args.clients} callers", file=sys.stderr, flush=True)
-        phases = []
-        for number in range(args.rounds):
+        here = sum(record.outcome == "ok" for record in records) / (args.seconds / 2)
+        capacity = known.capacity or here
+        print(f"{here:.1f} answers a second to {args.clients} callers", file=sys.stderr, flush=True)
+        phases = list(known.phases)
+        first = 1 + max((phase.round for phase in phases), default=-1)
+        for number in range(first, first + args.rounds):
             for place, load in enumerate(args.multiple):
                 due = list(poisson(load * capacity, args.seconds, 100 * number + place))
                 # nobody is always the first
@@ -117,7 +139,7 @@ class Trial:
                     name = SERVERS[(turn + number) % len(SERVERS)]
                     phases.append(await self._phase(name, load, number, due))
                     print(phases[-1], file=sys.stderr, flush=True)
-        return phases
+        return Measured(capacity, tuple(phases))
 
     async def _phase(self, name: str, load: float, number: int, due: Sequence[float]) -> Phase:
         same: list[bool] = []
@@ -219,10 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(ours)
     wanted = asks(args.mix, args.seed)
     with servers(["--cache-mb", "0", *server_options], shlex.split(args.mode)) as targets:
-        phases = asyncio.run(Trial(targets, wanted, args).run())
-    print(table(phases))
+        found = asyncio.run(Trial(targets, wanted, args).run(Measured.read(args.json, args.rate)))
+    print(f"{found.capacity:.1f} answers a second are 1 x")
+    print(table(found.phases))
     if args.json is not None:
-        args.json.write_text(json.dumps([asdict(phase) for phase in phases], indent=1) + "\n")
+        found.write(args.json)
     return 0
 
 
@@ -230,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmoe_loadtests.brownout", description=__doc__)
     parser.add_argument("--mode", default="--capacity 0.25", help="the options that describe the mode")
     parser.add_argument("--multiple", type=float, nargs="+", default=[0.8, 1.5, 3.0], help="of the capacity")
-    parser.add_argument("--rate", type=float, help="the capacity, if it is not to be measured")
+    parser.add_argument("--rate", type=float, default=0.0, help="the capacity, if it is not to be measured")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="of each phase; its first fifth is warm-up"
@@ -241,7 +264,9 @@ def _parser() -> argparse.ArgumentParser:
         "--objective-ms", type=float, default=1000.0, help="an answer is good within this time"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", type=Path, help="keeps what was measured, so that rounds can be added later"
+    )
     return parser
 
 

@@ -2,12 +2,14 @@
 
     off --(overload for `enter_s`)--> on --(calm for `hold_s`)--> off
 
-Overload is a refusal, or a predicted wait of `enter_ms`; calm is a wait of at most `leave_ms`. What lies between keeps
-the state as it is, whichever it is. A relapse soon after an end doubles the time of calm that the next end takes: a
+Overload is a refusal, or a predicted wait of `enter_ms`; calm is a wait of at most `leave_ms` when nobody has been refused
+for `refusal_s`: callers with short deadlines are refused while others are let in, at whatever length of the queue. What
+lies between keeps the state as it is, whichever it is. A relapse soon after an end doubles the time of calm that the next end takes: a
 load that only a browned-out server can carry would otherwise switch for ever.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,12 +27,13 @@ class Thresholds:
     enter_s: float = 0.5
     hold_s: float = 5.0
     max_hold_s: float = 80.0
+    refusal_s: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 <= self.leave_ms < self.enter_ms:
             raise ValueError(f"leave_ms must be from 0 to below {self.enter_ms:g}, got {self.leave_ms:g}")
-        if not (self.enter_s >= 0 and 0 < self.hold_s <= self.max_hold_s):
-            raise ValueError("enter_s must not be negative, and hold_s from above 0 to max_hold_s")
+        if not (min(self.enter_s, self.refusal_s) >= 0 and 0 < self.hold_s <= self.max_hold_s):
+            raise ValueError("times must not be negative, and hold_s from above 0 to max_hold_s")
 
     @classmethod
     def of(cls, max_queue_ms: float) -> "Thresholds":
@@ -48,10 +51,13 @@ class Switch:
         self._overload_since_s: float | None = None
         self._calm_since_s: float | None = None
         self._ended_s: float | None = None
+        self._refused_s = -math.inf
 
     def observe(self, now_s: float, wait_ms: float, *, refused: bool = False) -> bool:
         """Take in a predicted wait, or a refusal; whether the state has changed."""
         thresholds = self._thresholds
+        if refused:
+            self._refused_s = now_s
         if refused or wait_ms >= thresholds.enter_ms:
             self._calm_since_s = None
             if self._overload_since_s is None:
@@ -62,7 +68,7 @@ class Switch:
             self._hold_s = min(2 * self._hold_s, thresholds.max_hold_s) if soon else thresholds.hold_s
             self.on = True
             return True
-        if wait_ms > thresholds.leave_ms:
+        if wait_ms > thresholds.leave_ms or now_s - self._refused_s < thresholds.refusal_s:
             self._calm_since_s = None
             return False
         self._overload_since_s = None

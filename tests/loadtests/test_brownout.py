@@ -1,13 +1,12 @@
 """Reading answers, and figures of rounds; the trial itself at its smallest."""
 
-import json
 import re
 import subprocess
 import sys
 
 import pytest
 
-from vlmoe_loadtests.brownout import Phase, best_of, measured, table
+from vlmoe_loadtests.brownout import Measured, Phase, best_of, measured, table
 from vlmoe_loadtests.records import Record
 
 
@@ -54,13 +53,22 @@ def test_a_round_without_a_good_answer_has_no_ratio():
     assert re.split("  +", table(rows).splitlines()[2])[3] == "-"
 
 
+def test_what_was_measured_is_kept(tmp_path):
+    path = tmp_path / "phases.json"
+    assert Measured.read(path, 7.0) == Measured(7.0, ())
+    found = Measured(30.0, (phase("never", 0, 1.0), phase("always", 1, 2.0)))
+    found.write(path)
+    assert Measured.read(path, 7.0) == found
+
+
 @pytest.mark.slow
 def test_three_servers_are_asked_in_turns(tmp_path):
     command = [sys.executable, "-m", "vlmoe_loadtests.brownout", "--rounds", "1", "--seconds", "2"]
     command += ["--rate", "20", "--multiple", "1", "--json", str(tmp_path / "phases.json")]
     subprocess.run([*command, "--", "--threads", "1"], check=True, timeout=500, cwd=tmp_path)
-    found = json.loads((tmp_path / "phases.json").read_text())
-    assert [one["server"] for one in found] == ["never", "overloaded", "always"]
-    assert all(one["good"] > 0 for one in found)
-    assert [one["browned"] for one in found] == [0.0, 0.0, 1.0]
-    assert found[0]["same"] == 1.0
+    found = Measured.read(tmp_path / "phases.json", 0.0)
+    assert found.capacity == 20
+    assert [one.server for one in found.phases] == ["never", "overloaded", "always"]
+    assert all(one.good > 0 for one in found.phases)
+    assert [one.browned for one in found.phases] == [0.0, 0.0, 1.0]
+    assert found.phases[0].same == 1.0

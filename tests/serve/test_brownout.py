@@ -101,6 +101,31 @@ def test_a_refusal_is_overload_however_short_the_queue_is() -> None:
     assert switch.observe(0.5, 20, refused=True)
 
 
+def test_who_is_let_in_between_refusals_is_no_calm() -> None:
+    """Every third has a deadline that can be kept."""
+    switch = Switch(LIMITS)
+    began = [
+        step for step in range(1000) if switch.observe(step * 0.001, 20, refused=step % 3 > 0) and switch.on
+    ]
+    assert len(began) == 1
+    assert began[0] * 0.001 == pytest.approx(LIMITS.enter_s, abs=0.005)
+    # when refusals have ended it is calm, a little later
+    assert not switch.observe(1.1, 20)
+    assert not switch.observe(1.3, 20)
+    assert not switch.observe(6.2, 20)
+    assert switch.observe(6.4, 20)
+    assert not switch.on
+
+
+def test_a_single_refusal_now_and_then_is_no_overload() -> None:
+    switch = Switch(LIMITS)
+    for second in range(20):
+        switch.observe(second, 20, refused=True)
+        switch.observe(second + 0.1, 20)
+        switch.observe(second + 0.3, 20)
+    assert not switch.on
+
+
 def test_relapses_make_it_more_patient_up_to_a_bound() -> None:
     switch, now_s, holds = Switch(LIMITS), 0.0, []
     for _ in range(5):
@@ -128,6 +153,7 @@ def test_it_never_switches_without_its_reason(steps: list[tuple[float, float, bo
     """Every beginning follows `enter_s` without calm, every end `hold_s` without overload."""
     switch, now_s = Switch(LIMITS), 0.0
     last_calm_s = last_overload_s = 0.0
+    last_refusal_s = -1.0
     for gap_s, wait_ms, refused in steps:
         now_s += gap_s
         if switch.observe(now_s, wait_ms, refused=refused):
@@ -137,7 +163,8 @@ def test_it_never_switches_without_its_reason(steps: list[tuple[float, float, bo
                 assert now_s - last_overload_s >= LIMITS.hold_s
         if refused or wait_ms >= LIMITS.enter_ms:
             last_overload_s = now_s
-        elif wait_ms <= LIMITS.leave_ms:
+            last_refusal_s = now_s if refused else last_refusal_s
+        elif wait_ms <= LIMITS.leave_ms and now_s - last_refusal_s >= LIMITS.refusal_s:
             last_calm_s = now_s
 
 
