@@ -2,10 +2,10 @@
 
     off --(overload for `enter_s`)--> on --(calm for `hold_s`)--> off
 
-Overload is a refusal, or a predicted wait of `enter_ms`; calm is a wait of at most `leave_ms` when nobody has been refused
-for `refusal_s`: callers with short deadlines are refused while others are let in, at whatever length of the queue. What
-lies between keeps the state as it is, whichever it is. A relapse soon after an end doubles the time of calm that the next end takes: a
-load that only a browned-out server can carry would otherwise switch for ever.
+Overload is a refusal, or a predicted wait of `enter_ms`. Calm is a wait of at most `leave_ms` when nobody has been
+refused for `refusal_s`: callers with short deadlines are refused while others are let in, at whatever length of the
+queue. What lies between keeps the state as it is, whichever it is. A relapse soon after an end doubles the time of calm
+that the next end takes: a load that only a browned-out server can carry would otherwise switch for ever.
 """
 
 import dataclasses
