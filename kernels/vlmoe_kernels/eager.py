@@ -96,6 +96,11 @@ def combine(y_RD: Tensor, plan: RoutePlan) -> Tensor:
     return y_TD
 
 
+def combine_pieces(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
+    """See `ops.CombiningBackend.combine`."""
+    return combine(torch.cat(list(pieces_RD)), plan)
+
+
 def attention(
     q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, runs: Sequence[Run], bias: Sequence[Tensor] | None
 ) -> Tensor:

@@ -35,6 +35,18 @@ class Placed(Protocol):
 Allocate = Callable[[int], Placed]
 
 
+@runtime_checkable
+class PiecewiseOp(Protocol):
+    """A grouped operation that reads its rows where they lie, and leaves its output where it is told."""
+
+    def of_pieces(self, pieces_RD: Sequence[Tensor], source_T: Tensor, plan: RoutePlan, y_TD: Tensor) -> None:
+        """As the operation itself on the rows source_T of the pieces, which count one piece behind the other.
+
+        source_T: int64. y_TD: takes the output; dense, of the dtype of the pieces.
+        """
+        ...
+
+
 class Pool(NamedTuple):
     """Feed-forward weights of one modality: E experts, or E = 1 for a dense layer.
 
@@ -104,6 +116,18 @@ class NormBackend(Backend, Protocol):
 
         x is overwritten: the sum is the same tensor. The groups are int64, and not read where there is only one. The
         second norm is of that dtype; the first is float32 if `exact`, for routers, or else the same tensor.
+        """
+        ...
+
+
+@runtime_checkable
+class CombiningBackend(Backend, Protocol):
+    """A backend that can also bring routed rows back that lie in several pieces, in one pass over memory."""
+
+    def combine(self, pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
+        """Routed rows [R, D] of a plan, one piece behind the other, to tokens [T, D].
+
+        Gates in float32, rounded to the rows' dtype, choices summed in order, as `grouped_ffn` does it.
         """
         ...
 

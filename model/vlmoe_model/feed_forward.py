@@ -15,7 +15,7 @@ from vlmoe_kernels import Backend, LearningBackend, Pool, RoutePlan, eager, int8
 from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.int8 import Int8Backend, Int8Pool, quantise_pool
 from vlmoe_kernels.joined import join
-from vlmoe_kernels.ops import GroupedOp, RoutedOp, RoutingBackend
+from vlmoe_kernels.ops import CombiningBackend, GroupedOp, RoutedOp, RoutingBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
 from vlmoe_model.dispatch.expert_parallel import Counts, ExpertParallel, Split, shares_of
@@ -156,6 +156,8 @@ class FeedForward(nn.Module):
         if self.op is not None:
             return
         self.op_dtype = dtype
+        if isinstance(self.dispatch, ExpertParallel) and isinstance(backend, CombiningBackend):
+            self.dispatch.combine = backend.combine
         routers = self._routers()
         by_score = {router.claims_by_score for router in routers if router is not None}
         if self.int8:

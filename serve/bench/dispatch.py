@@ -2,11 +2,11 @@
 
     .venv/bin/python serve/bench/dispatch.py [--preset vlmoe_base_32e] [--tokens 1576] [--dtype bf16] [--repeats 40]
 
-Both ranks enter the layer together with half of the tokens each, and route them. Dispatch is from the moment at which
-both have routed until a rank's experts begin, combine from the moment at which both ranks' experts are done until a
-rank has its outputs: copies and waking each other, but not the wait for a rank that has more to do, which is told apart
-(the difference between the ranks' experts). Medians over layers of the slower rank. Layers without a token are run in
-turns with the full ones: what they take, no copy can save.
+Both ranks enter the layer together with half of the tokens each, on a core of its own each, and route them. Dispatch is
+from the moment at which both have routed until a rank's experts begin, combine from the moment at which both ranks'
+experts are done until a rank has its outputs: copies and waking each other, but not the wait for a rank that has more
+to do, which is told apart (the difference between the ranks' experts). Medians over layers of the slower rank. Layers
+without a token are run in turns with the full ones: what they take, no copy can save.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import statistics
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import IO
 
@@ -25,7 +26,7 @@ from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.collectives import Group
 from vlmoe_kernels.collectives.shared_memory import SharedMemoryGroup, make_descriptors
 from vlmoe_kernels.heap import keep_freed_memory
-from vlmoe_kernels.ops import GroupedOp
+from vlmoe_kernels.ops import GroupedOp, PiecewiseOp
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher
 from vlmoe_model.dispatch.expert_parallel import nearest_copy
@@ -49,6 +50,32 @@ class Moments:
     end: float
 
 
+class Timed:
+    """A grouped operation, and when it ran."""
+
+    def __init__(self, op: GroupedOp) -> None:
+        self._op = op
+        self.begin_s = self.end_s = 0.0
+
+    def __call__(self, x_TD: Tensor, plan: RoutePlan) -> Tensor:
+        """Apply it."""
+        self.begin_s = time.perf_counter()
+        y_TD = self._op(x_TD, plan)
+        self.end_s = time.perf_counter()
+        return y_TD
+
+
+class TimedPiecewise(Timed):
+    """One that reads rows where they lie."""
+
+    def of_pieces(self, pieces_RD: Sequence[Tensor], source_T: Tensor, plan: RoutePlan, y_TD: Tensor) -> None:
+        """See `PiecewiseOp`."""
+        assert isinstance(self._op, PiecewiseOp)
+        self.begin_s = time.perf_counter()
+        self._op.of_pieces(pieces_RD, source_T, plan, y_TD)
+        self.end_s = time.perf_counter()
+
+
 class Watched:
     """A dispatcher, and when it did what."""
 
@@ -58,15 +85,11 @@ class Watched:
 
     def __call__(self, x_TD: Tensor, plan: RoutePlan, experts: GroupedOp) -> Tensor:
         """See `Dispatcher`."""
-
-        def timed(rows_RD: Tensor, local_plan: RoutePlan) -> Tensor:
-            self.begin_s = time.perf_counter()
-            y_RD = experts(rows_RD, local_plan)
-            self.end_s = time.perf_counter()
-            return y_RD
-
+        timed = TimedPiecewise(experts) if isinstance(experts, PiecewiseOp) else Timed(experts)
         self.routed_s = time.perf_counter()
-        return self._dispatch(x_TD, plan, timed)
+        y_TD = self._dispatch(x_TD, plan, timed)
+        self.begin_s, self.end_s = timed.begin_s, timed.end_s
+        return y_TD
 
 
 def layer_of(config: ModelConfig, group: Group, dtype: torch.dtype) -> tuple[FeedForward, Watched]:
@@ -88,6 +111,9 @@ def rank_main(
     """Every layer of one rank, the full ones and those without a token in turns; written to `out`, if there is one."""
     torch.set_num_threads(1)
     keep_freed_memory()
+    # beside other work Linux may wake a rank on the other's core, where it waits for milliseconds
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[group.rank % len(cores)]})
     layer, watched = layer_of(config, group, DTYPES[args.dtype])
     torch.manual_seed(group.rank)
     num = args.tokens // RANKS

@@ -7,7 +7,7 @@ torch.distributed reaches: GPUs, by NCCL. Every rank calls the same methods in t
 well.
 """
 
-# W = ranks of the group, G = groups of weights on one rank, R = rows, D = width
+# W = ranks of the group, G = groups of weights on one rank, R = rows, S = rows that are sent, D = width
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -46,16 +46,38 @@ class Group(Protocol):
         """
         ...
 
-    def exchange_rows(self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+    def exchange_rows(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> Tensor:
         """An all-to-all with uneven shares.
 
         Args:
             rows_RD: [sum(send), D], the rows for rank 0 first.
             send: number of rows for each rank.
             receive: number of rows from each rank.
+            order_S: int64 [sum(send)], to send these of the rows instead, in this order.
 
         Returns:
             [sum(receive), D], the rows of rank 0 first.
+
+        Raises:
+            GroupError: a rank was lost.
+        """
+        ...
+
+    def room(self, num_rows: int, like_RD: Tensor) -> Tensor:
+        """Memory for the rows of the coming `exchange_pieces`: as wide as those, of their dtype and device.
+
+        Where ranks share memory it lies there, and what is written into it need not be copied again.
+        """
+        ...
+
+    def exchange_pieces(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> list[Tensor]:
+        """As `exchange_rows`, in one tensor a rank; each holds until the next exchange of rows.
+
+        That of this rank itself is empty: what it would send to itself, it has.
 
         Raises:
             GroupError: a rank was lost.

@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -32,9 +33,25 @@ class DistributedGroup:
         counts_WG = counts_WG.cuda() if self._on_gpu else counts_WG
         return self._all_to_all(counts_WG, [1] * self.size, [1] * self.size).cpu()
 
-    def exchange_rows(self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+    def exchange_rows(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> Tensor:
         """See `Group.exchange_rows`."""
+        if order_S is not None:
+            rows_RD = rows_RD.index_select(0, order_S)
         return self._all_to_all(rows_RD, send, receive)
+
+    def room(self, num_rows: int, like_RD: Tensor) -> Tensor:
+        """See `Group.room`."""
+        return like_RD.new_empty(num_rows, *like_RD.shape[1:])
+
+    def exchange_pieces(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> list[Tensor]:
+        """See `Group.exchange_pieces`."""
+        pieces = list(torch.split(self.exchange_rows(rows_RD, send, receive, order_S), list(receive)))
+        pieces[self.rank] = pieces[self.rank][:0]
+        return pieces
 
     def _all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         received = rows.new_empty(sum(receive), *rows.shape[1:])

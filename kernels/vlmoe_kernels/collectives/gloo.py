@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
@@ -51,8 +52,12 @@ class GlooGroup:
         one_each = [1] * self.size
         return self.exchange_rows(counts_WG, one_each, one_each)
 
-    def exchange_rows(self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+    def exchange_rows(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> Tensor:
         """See `Group.exchange_rows`."""
+        if order_S is not None:
+            rows_RD = rows_RD.index_select(0, order_S)
         rows_RD = rows_RD.contiguous()
         received = rows_RD.new_empty(sum(receive), *rows_RD.shape[1:])
         try:
@@ -62,3 +67,15 @@ class GlooGroup:
         except RuntimeError as error:
             raise GroupError(f"rank {self.rank} lost its group: {error}") from error
         return received
+
+    def room(self, num_rows: int, like_RD: Tensor) -> Tensor:
+        """See `Group.room`."""
+        return like_RD.new_empty(num_rows, *like_RD.shape[1:])
+
+    def exchange_pieces(
+        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
+    ) -> list[Tensor]:
+        """See `Group.exchange_pieces`."""
+        pieces = list(torch.split(self.exchange_rows(rows_RD, send, receive, order_S), list(receive)))
+        pieces[self.rank] = pieces[self.rank][:0]
+        return pieces

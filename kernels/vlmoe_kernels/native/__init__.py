@@ -18,6 +18,7 @@ from vlmoe_kernels.int8 import Int8Pool
 from vlmoe_kernels.native.build import cpu_flags
 from vlmoe_kernels.native.library import library
 from vlmoe_kernels.native.norms import AddNorm
+from vlmoe_kernels.native.pieces import combined
 from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
 from vlmoe_kernels.native.quantised import Int8FeedForward
 from vlmoe_kernels.native.sequences import attend
@@ -28,6 +29,7 @@ from vlmoe_kernels.plan import RoutePlan
 __all__ = [
     "add_norm",
     "attention",
+    "combine",
     "grouped_ffn",
     "grouped_linear",
     "int8_ffn",
@@ -82,6 +84,14 @@ def placed_ffn(pool: Pool, norm_eps: float, allocate: Allocate) -> GroupedOp:
 def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool) -> AddNormOp:
     """See `ops.NormBackend.add_norm`."""
     return AddNorm(weight_GD, bias_GD, eps, dtype, exact=exact)
+
+
+def combine(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
+    """See `ops.CombiningBackend.combine`."""
+    dtype = pieces_RD[0].dtype
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and library().has_bf16):
+        return eager.combine_pieces(pieces_RD, plan)
+    return combined(pieces_RD, plan)
 
 
 def learning_ffn(pools: Sequence[Pool], norm_eps: float) -> GroupedOp:

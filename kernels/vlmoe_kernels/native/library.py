@@ -49,6 +49,12 @@ class Plan(ctypes.Structure):
     )
 
 
+class Pieces(ctypes.Structure):
+    """Rows [num_rows, width] in several pieces of memory; at, num_rows: addresses of arrays, one entry a piece."""
+
+    _fields_ = (("num_pieces", c_int64), ("width", c_int64), ("at", c_void_p), ("num_rows", c_void_p))
+
+
 class Experts(ctypes.Structure):
     """Float32 weights in training; addresses of arrays of addresses, one a group, None for no LayerNorm."""
 
@@ -87,6 +93,17 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         c_float,
         POINTER(Plan),
     ),
+    "grouped_ffn_of_pieces": (
+        POINTER(Pieces),
+        c_void_p,
+        POINTER(Matrices),
+        POINTER(Matrices),
+        c_void_p,
+        c_void_p,
+        c_float,
+        POINTER(Plan),
+    ),
+    "combine": (POINTER(Pieces), POINTER(Plan)),
     "add_norm": (
         c_void_p,
         c_void_p,
@@ -114,6 +131,16 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "int8_ffn": (
         c_void_p,
         c_int64,
+        POINTER(Int8Matrices),
+        POINTER(Int8Matrices),
+        c_void_p,
+        c_void_p,
+        c_float,
+        POINTER(Plan),
+    ),
+    "int8_ffn_of_pieces": (
+        POINTER(Pieces),
+        c_void_p,
         POINTER(Int8Matrices),
         POINTER(Int8Matrices),
         c_void_p,

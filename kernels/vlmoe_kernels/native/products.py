@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlmoe_kernels.native.library import Matrices, addresses, library, plan_of
 from vlmoe_kernels.native.memory import Memory
+from vlmoe_kernels.native.pieces import check_of_pieces, pieces_of
 from vlmoe_kernels.ops import Allocate, Pool
 from vlmoe_kernels.plan import RoutePlan
 
@@ -170,15 +171,34 @@ class GroupedFeedForward:
             self._up.dtype,
             x_TD.data_ptr(),
             x_TD.stride(0),
-            self._up.matrices,
-            self._down.matrices,
-            self._mid_weight.address,
-            self._mid_bias.address,
-            self._eps,
+            *self._weights,
             plan_of(plan, gates_R),
             out=y_TD.data_ptr(),
         )
         return y_TD
+
+    def of_pieces(self, pieces_RD: Sequence[Tensor], source_T: Tensor, plan: RoutePlan, y_TD: Tensor) -> None:
+        """See `ops.PiecewiseOp`.
+
+        Raises:
+            ValueError: the plan is for other weights or rows.
+        """
+        pieces, gates_R = pieces_of(pieces_RD, self._up.k, self._up.dtype), _gates(plan, self._up)
+        check_of_pieces(source_T, plan, y_TD, pieces_RD[0])
+        library().call(
+            "grouped_ffn_of_pieces",
+            self._up.dtype,
+            pieces,
+            source_T.data_ptr(),
+            *self._weights,
+            plan_of(plan, gates_R),
+            out=y_TD.data_ptr(),
+        )
+
+    @property
+    def _weights(self) -> tuple[object, ...]:
+        vectors = self._mid_weight.address, self._mid_bias.address
+        return self._up.matrices, self._down.matrices, *vectors, self._eps
 
 
 def _rows(x_TK: Tensor, packed: Packed) -> Tensor:
@@ -190,8 +210,13 @@ def _rows(x_TK: Tensor, packed: Packed) -> Tensor:
 
 def _check(plan: RoutePlan, x_TK: Tensor, packed: Packed) -> Tensor | None:
     """The plan's gates as float32, if the plan fits."""
-    if len(plan.sizes) != packed.num_groups:
-        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {packed.num_groups}")
     if plan.num_tokens != x_TK.shape[0]:
         raise ValueError(f"the plan has {plan.num_tokens} tokens, got {x_TK.shape[0]} rows")
+    return _gates(plan, packed)
+
+
+def _gates(plan: RoutePlan, packed: Packed) -> Tensor | None:
+    """The same, of whatever rows."""
+    if len(plan.sizes) != packed.num_groups:
+        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {packed.num_groups}")
     return None if plan.gates_R is None else plan.gates_R.to(torch.float32).contiguous()

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from vlmoe_kernels import RoutePlan
 from vlmoe_kernels.collectives import Group
-from vlmoe_kernels.eager import combine
-from vlmoe_kernels.ops import GroupedOp
+from vlmoe_kernels.eager import combine_pieces
+from vlmoe_kernels.ops import GroupedOp, PiecewiseOp
 
 Counts = npt.NDArray[np.int64]
 
@@ -70,6 +70,8 @@ class Shares:
         ).reshape(-1, len(self.by_rank))
 
 
+# rows in pieces back to their tokens; see `ops.CombiningBackend`
+Combine = Callable[[Sequence[Tensor], RoutePlan], Tensor]
 # told after each layer: rows of each rank for each routed group, and where they went
 Observe = Callable[[Counts, Counts], None]
 
@@ -81,19 +83,20 @@ class ExpertParallel:
         self._group = group
         self._split = split
         self.observe: Observe | None = None
+        self.combine: Combine = combine_pieces
         self.take(shares)
 
     def take(self, shares: Shares) -> None:
         """Go by these shares from the next step on; on all ranks between the same two steps."""
+        mine = shares.by_rank[self._group.rank]
+        local = sorted((*mine, *shares.here))
         self._routed = np.array(shares.routed, np.int64)
         self._here = np.array(shares.here, np.int64)
         self._hosts_XW = shares.hosts_XW()
-        mine = shares.by_rank[self._group.rank]
-        # which of the routed groups lie here, and where among a rank's own groups everything is
-        self._mine_L = np.searchsorted(self._routed, np.array(mine, np.int64))
-        local = sorted((*mine, *shares.here))
-        self._local_L = np.searchsorted(local, np.array(mine, np.int64))
-        self._local_here = np.searchsorted(local, self._here)
+        # where this rank's own groups are among the routed ones, and among its own
+        self._mine_X = np.searchsorted(self._routed, np.array(mine, np.int64))
+        self._mine_L = np.searchsorted(local, np.array(mine, np.int64))
+        self._here_L = np.searchsorted(local, self._here)
         self._num_local = len(local)
 
     def __call__(self, x_TD: Tensor, plan: RoutePlan, experts: GroupedOp) -> Tensor:
@@ -103,68 +106,109 @@ class ExpertParallel:
             GroupError: a rank was lost.
         """
         num_ranks, rank = self._group.size, self._group.rank
-        sizes = np.array(plan.sizes, np.int64)
-        first = np.cumsum(sizes) - sizes
-        mine_WX = torch.from_numpy(sizes[self._routed]).expand(num_ranks, -1)
+        sizes_G = np.array(plan.sizes, np.int64)
+        mine_WX = torch.from_numpy(sizes_G[self._routed]).expand(num_ranks, -1)
         counts_XW = self._group.exchange_counts(mine_WX).numpy().T
         flow_XWW = self._split(counts_XW, self._hosts_XW)
         if self.observe is not None:
             self.observe(counts_XW, flow_XWW)
 
-        # rows in the order in which they leave: by rank, then by group; then those that stay
-        send_XW = flow_XWW[:, rank]
-        starts_XW = first[self._routed, None] + np.cumsum(send_XW, axis=1) - send_XW
-        leaving_R = torch.from_numpy(
-            _segments(
-                np.concatenate([starts_XW.T.ravel(), first[self._here]]),
-                np.concatenate([send_XW.T.ravel(), sizes[self._here]]),
-            )
-        ).to(x_TD.device)
-        rows_RD = x_TD.index_select(0, plan.order_R[leaving_R])
+        # what stays is sent to this rank by itself
+        send_GW = np.zeros((len(sizes_G), num_ranks), np.int64)
+        send_GW[self._routed] = flow_XWW[:, rank]
+        send_GW[self._here, rank] = sizes_G[self._here]
+        come_LW = np.zeros((self._num_local, num_ranks), np.int64)
+        come_LW[self._mine_L] = flow_XWW[self._mine_X, :, rank]
+        come_LW[self._here_L, rank] = sizes_G[self._here]
 
-        come_WL = flow_XWW[self._mine_L, :, rank].T
-        send, receive = send_XW.sum(axis=0).tolist(), come_WL.sum(axis=1).tolist()
-        travelling, staying = torch.split(rows_RD, [sum(send), len(rows_RD) - sum(send)])
-        received = self._group.exchange_rows(travelling, send, receive)
-        inputs = torch.cat([received, staying]) if len(staying) else received
-        local_plan = self._local_plan(come_WL, sizes[self._here])
-        outputs = experts(inputs, local_plan if x_TD.is_cpu else local_plan.to(x_TD.device))
-
-        foreign, own = torch.split(outputs, [len(received), len(staying)])
-        back = self._group.exchange_rows(foreign, receive, send)
-        y_RD = torch.empty_like(rows_RD)
-        y_RD[leaving_R] = torch.cat([back, own]) if len(own) else back
-        return combine(y_RD, plan)
-
-    def _local_plan(self, come_WL: Counts, staying: Counts) -> RoutePlan:
-        """Rows as they lie, by rank and group, and then those that stayed, sorted by this rank's own groups."""
-        num_ranks = come_WL.shape[0]
-        # a row of the table is a group, a column a source; the last column is what stayed
-        lengths = np.zeros((self._num_local, num_ranks + 1), np.int64)
-        starts = np.zeros_like(lengths)
-        ends = np.cumsum(np.concatenate([come_WL.ravel(), staying]))
-        lengths[self._local_L, :num_ranks] = come_WL.T
-        starts[self._local_L, :num_ranks] = (ends[: come_WL.size].reshape(come_WL.shape) - come_WL).T
-        lengths[self._local_here, num_ranks] = staying
-        starts[self._local_here, num_ranks] = ends[come_WL.size :] - staying
-        order = _segments(starts.ravel(), lengths.ravel())
-        slots = np.empty_like(order)
-        slots[order] = np.arange(len(order))
-        return RoutePlan(
-            order_R=torch.from_numpy(order),
-            sizes=tuple(lengths.sum(axis=1).tolist()),
-            slots_TK=torch.from_numpy(slots).unsqueeze(1),
-            gates_R=None,
-            complete=True,
+        # rows lie by group, and leave by rank; they come by rank, and are wanted by group
+        leaving_R = _regrouped(send_GW)
+        move = _Move(
+            send_GW.sum(axis=0).tolist(),
+            come_LW.sum(axis=0).tolist(),
+            plan.order_R[torch.from_numpy(leaving_R).to(x_TD.device)],
+            _plan_of(_regrouped(come_LW.T), come_LW.sum(axis=1)),
+            _as_they_left(plan, leaving_R),
         )
+        if isinstance(experts, PiecewiseOp):
+            return self._where_they_lie(x_TD, move, experts)
+        return self._gathered(x_TD, move, experts)
+
+    def _gathered(self, x_TD: Tensor, move: "_Move", experts: GroupedOp) -> Tensor:
+        received = self._group.exchange_rows(x_TD, move.send, move.receive, move.order_R)
+        outputs = experts(received, move.local if x_TD.is_cpu else move.local.to(x_TD.device))
+        return self.combine([self._group.exchange_rows(outputs, move.receive, move.send)], move.returned)
+
+    def _where_they_lie(self, x_TD: Tensor, move: "_Move", experts: PiecewiseOp) -> Tensor:
+        """As `_gathered`, but experts read the rows of others in the memory of those, and write where they can read."""
+        rank = self._group.rank
+        others = self._group.exchange_pieces(x_TD, move.send, move.receive, move.order_R)
+        outputs = self._group.room(sum(move.receive), x_TD)
+        experts.of_pieces([x_TD, *others], move.source_R(rank, len(x_TD)), move.local, outputs)
+        back = self._group.exchange_pieces(outputs, move.receive, move.send)
+        first = sum(move.receive[:rank])
+        back[rank] = outputs[first : first + move.receive[rank]]
+        return self.combine(back, move.returned)
 
 
-def _segments(starts: Counts, lengths: Counts) -> Counts:
-    """start, start + 1, ... start + length - 1 of every segment, one behind the other."""
-    ends = np.cumsum(lengths)
-    segments: Counts = np.repeat(starts - (ends - lengths), lengths)
-    segments += np.arange(len(segments))
-    return segments
+@dataclass(frozen=True, slots=True, eq=False)
+class _Move:
+    """The rows of one layer on one rank.
+
+    send, receive: rows to and from each rank. order_R: tokens of the rows that leave, as they leave. local: of the rows
+    that come, for the experts here. returned: of the rows that come back.
+    """
+
+    send: list[int]
+    receive: list[int]
+    order_R: Tensor
+    local: RoutePlan
+    returned: RoutePlan
+
+    def source_R(self, rank: int, num_tokens: int) -> Tensor:
+        """Of the rows that come: their number among this rank's tokens, and behind those the rows of other ranks."""
+        first, own = sum(self.receive[:rank]), self.receive[rank]
+        source_R = torch.arange(num_tokens, num_tokens + sum(self.receive))
+        source_R[first + own :] -= own
+        left = sum(self.send[:rank])
+        source_R[first : first + own] = self.order_R[left : left + own]
+        return source_R
+
+
+def _plan_of(order: Counts, sizes_L: Counts) -> RoutePlan:
+    """One ungated choice of every row; order: rows by group."""
+    return RoutePlan(
+        order_R=torch.from_numpy(order),
+        sizes=tuple(sizes_L.tolist()),
+        slots_TK=torch.from_numpy(_inverse(order)).unsqueeze(1),
+        gates_R=None,
+        complete=True,
+    )
+
+
+def _as_they_left(plan: RoutePlan, leaving_R: Counts) -> RoutePlan:
+    """The same choices for rows in another order: what `combine` needs of it."""
+    device = plan.slots_TK.device
+    # the last one is for choices without a row, -1
+    place = torch.from_numpy(np.append(_inverse(leaving_R), -1)).to(device)
+    gates_R = None if plan.gates_R is None else plan.gates_R[torch.from_numpy(leaving_R).to(device)]
+    return RoutePlan(plan.order_R, plan.sizes, place[plan.slots_TK], gates_R, plan.complete)
+
+
+def _regrouped(lengths_AB: Counts) -> Counts:
+    """Rows lie by a and then by b: their numbers, by b and then by a."""
+    ends_AB = lengths_AB.cumsum().reshape(lengths_AB.shape)
+    lengths = lengths_AB.T.ravel()
+    # start, start + 1, ... of every piece, one piece behind the other
+    shifts: Counts = (ends_AB.T.ravel() - lengths.cumsum()).repeat(lengths)
+    shifts += np.arange(len(shifts))
+    return shifts
+
+
+def _inverse(order: Counts) -> Counts:
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
 
 
 def shares_of(

@@ -19,6 +19,12 @@ rows = torch.cat([torch.full((n, 4), 10.0 * rank + dst) for dst, n in enumerate(
 got = group.exchange_rows(rows, send, receive)
 expected = torch.cat([torch.full((n, 4), 10.0 * src + rank) for src, n in enumerate(receive)]).bfloat16()
 assert torch.equal(got, expected), (got, expected)
+order = torch.arange(len(rows)).flip(0)
+assert torch.equal(group.exchange_rows(rows.flip(0), send, receive, order), expected)
+pieces = group.exchange_pieces(rows, send, receive)
+assert [len(piece) for piece in pieces] == [0 if src == rank else n for src, n in enumerate(receive)]
+assert torch.equal(torch.cat(pieces), expected[(expected[:, 0] / 10).floor() != rank])
+assert group.room(3, rows).shape == (3, 4)
 dist.barrier()
 dist.destroy_process_group()
 """

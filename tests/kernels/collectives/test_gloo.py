@@ -21,6 +21,12 @@ for dtype in (torch.float32, torch.bfloat16):
     got = group.exchange_rows(rows, send, receive)
     expected = torch.cat([torch.full((n, 4), 10.0 * src + rank) for src, n in enumerate(receive)]).to(dtype)
     assert torch.equal(got, expected), (got, expected)
+    order = torch.arange(len(rows)).flip(0)
+    assert torch.equal(group.exchange_rows(rows.flip(0), send, receive, order), expected)
+    pieces = group.exchange_pieces(rows, send, receive)
+    assert [len(piece) for piece in pieces] == [0 if src == rank else n for src, n in enumerate(receive)]
+    assert torch.equal(torch.cat(pieces), expected[(expected[:, 0] / 10).floor() != rank])
+    assert group.room(3, rows).shape == (3, 4)
 none = [0] * size
 assert group.exchange_rows(torch.empty(0, 4), none, none).shape == (0, 4)
 if ends:

@@ -38,6 +38,29 @@ def test_every_row_arrives_where_it_was_sent(in_group, size: int, dtype: torch.d
     in_group(size, work)
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_rows_are_picked_and_stay_in_pieces(in_group, size: int) -> None:
+    """Rows in another order than they lie in, and out of the room that others see; never what a rank has itself."""
+
+    def work(group: Group) -> None:
+        for step in range(6):
+            out = [rows_of(group.rank, dst, step, 3, torch.float32) for dst in range(size)]
+            expected = [rows_of(src, group.rank, step, 3, torch.float32) for src in range(size)]
+            send, receive = [len(part) for part in out], [len(part) for part in expected]
+            lying = torch.cat(out).flip(0)
+            order = torch.arange(len(lying)).flip(0)
+            assert torch.equal(group.exchange_rows(lying, send, receive, order), torch.cat(expected))
+            expected[group.rank] = lying[:0]
+            for way in ("picked", "in room", "as they lie"):
+                rows = lying if way == "picked" else torch.cat(out)
+                if way == "in room":
+                    rows = group.room(sum(send), lying).copy_(rows)
+                pieces = group.exchange_pieces(rows, send, receive, order if way == "picked" else None)
+                assert [piece.tolist() for piece in pieces] == [piece.tolist() for piece in expected]
+
+    in_group(size, work)
+
+
 def test_counts_are_transposed_over_the_ranks(in_group) -> None:
     def work(group: Group) -> Tensor:
         counts = torch.tensor([[10 * group.rank + dst, 7] for dst in range(3)])
@@ -45,6 +68,17 @@ def test_counts_are_transposed_over_the_ranks(in_group) -> None:
 
     for rank, came in enumerate(in_group(3, work)):
         assert came.tolist() == [[10 * src + rank, 7] for src in range(3)]
+
+
+@pytest.mark.parametrize("num_counts", [0, 1, 500, 501, 20_000])
+def test_counts_travel_through_pipes_or_memory(in_group, num_counts: int) -> None:
+    def work(group: Group) -> list[bool]:
+        counts = torch.arange(num_counts).expand(2, -1) + 1000 * group.rank
+        came = [group.exchange_counts(counts) for _ in range(4)]
+        expected = torch.stack([torch.arange(num_counts), torch.arange(num_counts) + 1000])
+        return [torch.equal(each, expected) for each in came]
+
+    assert in_group(2, work) == [[True] * 4] * 2
 
 
 def test_an_area_grows(in_group) -> None:
@@ -99,7 +133,7 @@ def test_ranks_that_disagree_are_found(in_group) -> None:
     def work(group: Group) -> str:
         expected = 3 if group.rank else 2
         try:
-            group.exchange_rows(torch.zeros(4, 1), [2, 2], [expected, expected])
+            group.exchange_rows(torch.zeros(4, 1), [2, 2], [expected, 2])
         except (GroupError, RuntimeError) as error:
             return str(error)
         return "fine"

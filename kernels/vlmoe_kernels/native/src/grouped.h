@@ -132,15 +132,16 @@ void multiply_and_combine(const std::vector<Segment>& segments, const Matrices& 
 }
 
 // mid_weight, mid_bias: of the LayerNorm between the products, or null, as all of a group's are.
-template <typename T>
-void feed_forward(const T* x, int64_t stride, const Matrices& up, const Matrices& down, const float* const* mid_weight,
+// x_row(token): where a token lies
+template <typename T, typename XRow>
+void feed_forward(XRow x_row, const Matrices& up, const Matrices& down, const float* const* mid_weight,
                   const float* const* mid_bias, float eps, const Plan& plan, int64_t num_threads, T* out) {
   static thread_local Workspace hidden_space, out_space;
   const int64_t hidden = up.num_outputs;
   T* h = hidden_space.get<T>(plan.num_rows * hidden);
   const std::vector<Segment> segments = segments_of(plan.num_groups, plan.sizes);
   multiply<T>(
-      segments, up, num_threads, [&](int64_t row) { return x + plan.order[row] * stride; },
+      segments, up, num_threads, [&](int64_t row) { return x_row(plan.order[row]); },
       [&](int64_t group, int64_t row, int64_t n, int64_t size, const float* sums) {
         finish(sums, up.bias[group] + n, size, h + row * hidden + n, gelu);
       });

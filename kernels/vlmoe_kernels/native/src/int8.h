@@ -159,9 +159,9 @@ void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, 
   });
 }
 
-// x, out: as in `feed_forward`; between the products T as well
-template <typename T>
-void int8_feed_forward(const T* x, int64_t stride, const Int8Matrices& up, const Int8Matrices& down,
+// x_row, out: as in `feed_forward`; between the products T as well
+template <typename T, typename XRow>
+void int8_feed_forward(XRow x_row, const Int8Matrices& up, const Int8Matrices& down,
                        const float* const* mid_weight, const float* const* mid_bias, float eps, const Plan& plan,
                        int64_t num_threads, T* out) {
   static thread_local Workspace byte_space, scale_space, hidden_space, out_space;
@@ -174,7 +174,7 @@ void int8_feed_forward(const T* x, int64_t stride, const Int8Matrices& up, const
 
   parallel(num_threads, ceil_div(plan.num_tokens, ROWS), plan.num_tokens * dim * 4, [&](int64_t task) {
     for (int64_t t = task * ROWS; t < std::min((task + 1) * ROWS, plan.num_tokens); ++t)
-      scales[t] = to_bytes(x + t * stride, dim, bytes + t * x_stride);
+      scales[t] = to_bytes(x_row(t), dim, bytes + t * x_stride);
   });
   int8_multiply(
       segments, up, num_threads, [&](int64_t row) { return bytes + plan.order[row] * x_stride; },

@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "grouped.h"
 #include "int8.h"
+#include "pieces.h"
 #include "training.h"
 
 namespace {
@@ -74,8 +75,27 @@ int vlmoe_grouped_ffn(int64_t is_bf16, const void* x, int64_t stride, const Matr
                       int64_t num_threads, void* out) {
   return with_dtype(is_bf16, [&](auto type) {
     using T = decltype(type);
-    feed_forward(static_cast<const T*>(x), stride, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads,
-                 static_cast<T*>(out));
+    const auto x_row = [=](int64_t token) { return static_cast<const T*>(x) + token * stride; };
+    feed_forward<T>(x_row, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads, static_cast<T*>(out));
+  });
+}
+
+// the plan's token t is row source[t] of the pieces
+int vlmoe_grouped_ffn_of_pieces(int64_t is_bf16, const Pieces* pieces, const int64_t* source, const Matrices* up,
+                                const Matrices* down, const float* const* mid_weight, const float* const* mid_bias,
+                                float eps, const Plan* plan, int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    const std::vector<const T*> rows = rows_of<T>(*pieces);
+    const auto x_row = [&](int64_t token) { return rows[size_t(source[token])]; };
+    feed_forward<T>(x_row, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads, static_cast<T*>(out));
+  });
+}
+
+int vlmoe_combine(int64_t is_bf16, const Pieces* pieces, const Plan* plan, int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    combine(*pieces, *plan, num_threads, static_cast<T*>(out));
   });
 }
 
@@ -134,8 +154,19 @@ int vlmoe_int8_ffn(int64_t is_bf16, const void* x, int64_t stride, const Int8Mat
                    int64_t num_threads, void* out) {
   return with_dtype(is_bf16, [&](auto type) {
     using T = decltype(type);
-    int8_feed_forward(static_cast<const T*>(x), stride, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads,
-                      static_cast<T*>(out));
+    const auto x_row = [=](int64_t token) { return static_cast<const T*>(x) + token * stride; };
+    int8_feed_forward<T>(x_row, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads, static_cast<T*>(out));
+  });
+}
+
+int vlmoe_int8_ffn_of_pieces(int64_t is_bf16, const Pieces* pieces, const int64_t* source, const Int8Matrices* up,
+                             const Int8Matrices* down, const float* const* mid_weight, const float* const* mid_bias,
+                             float eps, const Plan* plan, int64_t num_threads, void* out) {
+  return with_dtype(is_bf16, [&](auto type) {
+    using T = decltype(type);
+    const std::vector<const T*> rows = rows_of<T>(*pieces);
+    const auto x_row = [&](int64_t token) { return rows[size_t(source[token])]; };
+    int8_feed_forward<T>(x_row, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads, static_cast<T*>(out));
   });
 }
 
