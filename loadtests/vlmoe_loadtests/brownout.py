@@ -14,10 +14,10 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,8 +36,8 @@ from vlmoe_loadtests.wire import Answer, Pool
 SERVERS = ("never", "overloaded", "always")
 _WARM_UP_SHARE = 0.2
 _TIMEOUT_S = 30.0
-# A brownout ends after five seconds of calm, which it has to be looked at to notice.
-_CALM_S = 6.0
+_LOOK_S = 1.0
+_BROWNED_OUT = re.compile(rb"^vlmoe_brownout\{.*\} 1", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Trial:
         self._wanted = wanted
         self._args = args
         self._best: list[str] = []
-        self._asked_s = dict.fromkeys(targets, 0.0)
+        self._lookers = {name: Pool(target.host, target.port) for name, target in targets.items()}
 
     async def run(self, known: Measured) -> Measured:
         """Some more rounds."""
@@ -129,6 +129,7 @@ class Trial:
         here = sum(record.outcome == "ok" for record in records) / (args.seconds / 2)
         capacity = known.capacity or here
         print(f"{here:.1f} answers a second to {args.clients} callers", file=sys.stderr, flush=True)
+        looking = asyncio.create_task(self._look())
         phases = list(known.phases)
         first = 1 + max((phase.round for phase in phases), default=-1)
         for number in range(first, first + args.rounds):
@@ -139,6 +140,9 @@ class Trial:
                     name = SERVERS[(turn + number) % len(SERVERS)]
                     phases.append(await self._phase(name, load, number, due))
                     print(phases[-1], file=sys.stderr, flush=True)
+        looking.cancel()
+        for pool in self._lookers.values():
+            pool.close()
         return Measured(capacity, tuple(phases))
 
     async def _phase(self, name: str, load: float, number: int, due: Sequence[float]) -> Phase:
@@ -150,16 +154,23 @@ class Trial:
 
         args, target = self._args, self._targets[name]
         hurried = replace(target, headers={"x-request-timeout-ms": f"{args.objective_ms:.0f}"})
-        await self._get(target, "/metrics")
-        await asyncio.sleep(max(0.0, self._asked_s[name] + _CALM_S - time.monotonic()))
-        await self._get(target, "/metrics")
+        await self._calm(name)
         records = await open_loop(hurried, self._wanted, due, compare)
-        # what is still queued belongs to this phase; from now on it is calm
+        # what is still queued belongs to this phase
         await asyncio.sleep(1.0)
-        await self._get(target, "/metrics")
-        self._asked_s[name] = time.monotonic()
         phase = measured(name, load, number, records, args.seconds, args.objective_ms)
         return replace(phase, same=statistics.fmean(same) if same else 1.0)
+
+    async def _calm(self, name: str) -> None:
+        while _BROWNED_OUT.search(await self._metrics(name)):
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self) -> None:
+        """A server notices calm when it is asked, or looked at: nobody else does it while it idles."""
+        while True:
+            for name in self._targets:
+                await self._metrics(name)
+            await asyncio.sleep(_LOOK_S)
 
     async def _alone(self) -> list[str]:
         target = self._targets["never"]
@@ -170,11 +181,10 @@ class Trial:
         pool.close()
         return found
 
-    async def _get(self, target: Target, path: str) -> Answer:
-        pool = Pool(target.host, target.port)
-        answer = await pool.ask(f"GET {path} HTTP/1.1\r\nhost: {target.host}\r\n\r\n".encode(), _TIMEOUT_S)
-        pool.close()
-        return answer
+    async def _metrics(self, name: str) -> bytes:
+        target = self._targets[name]
+        head = f"GET /metrics HTTP/1.1\r\nhost: {target.host}\r\n\r\n"
+        return (await self._lookers[name].ask(head.encode(), _TIMEOUT_S)).body
 
 
 def table(phases: Sequence[Phase]) -> str:

@@ -97,6 +97,7 @@ def main() -> None:
     modes = [DEFAULT, *(RoutingMode(factor, how) for factor in arguments.capacity for how in OVERFLOWS)]
     if arguments.top_k > 1:
         modes.insert(1, RoutingMode(top_k=1))
+        modes += [RoutingMode(factor, "priority", top_k=1) for factor in arguments.capacity]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.model
