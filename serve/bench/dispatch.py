@@ -33,8 +33,8 @@ from vlmoe_model.dispatch.expert_parallel import nearest_copy
 from vlmoe_model.dispatch.holdings import Holdings
 from vlmoe_model.feed_forward import FeedForward
 from vlmoe_model.packing import Tokens
+from vlmoe_model.precision import DTYPES
 from vlmoe_model.presets import PRESETS
-from vlmoe_model.runner import DTYPES
 
 RANKS = 2
 

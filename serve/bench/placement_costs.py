@@ -30,8 +30,9 @@ from vlmoe_model.checkpoint.weights import save
 from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
+from vlmoe_model.precision import DTYPES, Dtype
 from vlmoe_model.presets import PRESETS
-from vlmoe_model.runner import DTYPES, Dtype, Runner, count_parameters
+from vlmoe_model.runner import Runner, count_parameters
 from vlmoe_model.tokenizer import train_wordpiece
 from vlmoe_serve.placement.costs import Costs
 

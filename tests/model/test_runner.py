@@ -15,7 +15,7 @@ from vlmoe_model.inputs import Example, Job
 from vlmoe_model.network import VLMoE
 from vlmoe_model.packing import pack
 from vlmoe_model.routing_mode import DEFAULT, OVERFLOWS, Overflow, RoutingMode
-from vlmoe_model.runner import Runner, choose_device, choose_dtype, has_native_bf16
+from vlmoe_model.runner import Runner
 from vlmoe_model.tokenizer import Tokenizer
 
 
@@ -162,35 +162,6 @@ def test_a_checkpoint_of_another_network_is_refused(
     del state["encoder.blocks.0.ffn.pools.V.w1"]
     with pytest.raises(CheckpointError, match=r"encoder\.blocks\.0\.ffn\.pools\.V\.w1"):
         Runner.load(saved("holed", state=state))
-
-
-def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
-    with pytest.raises(ValueError, match="torch sees no GPU"):
-        choose_device("cuda")
-    with pytest.raises(ValueError, match="one of auto, cpu, cuda, got 'tpu'"):
-        choose_device("tpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == choose_device("cuda") == "cuda"
-
-
-def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for native, chosen in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("vlmoe_model.runner.has_native_bf16", lambda native=native: native)
-        assert choose_dtype("auto", "cpu") == chosen
-        assert choose_dtype("auto", "cuda") == "bf16"
-        assert choose_dtype("fp32", "cuda") == "fp32"
-    with pytest.raises(ValueError, match="one of auto, fp32, bf16, int8, got 'fp16'"):
-        choose_dtype("fp16", "cpu")
-    assert choose_dtype("int8", "cpu") == "int8"
-    with pytest.raises(ValueError, match="int8 experts run on CPU only, not on cuda"):
-        choose_dtype("int8", "cuda")
-
-
-def test_other_processors_are_served_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert not has_native_bf16()
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

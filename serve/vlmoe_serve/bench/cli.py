@@ -13,8 +13,8 @@ import torch
 from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import CheckpointError
+from vlmoe_model.precision import DTYPES, choose_dtype
 from vlmoe_model.presets import PRESETS
-from vlmoe_model.runner import DTYPES, choose_dtype
 from vlmoe_serve.bench.cases import CASES, batch
 from vlmoe_serve.bench.networks import Model
 from vlmoe_serve.bench.operations import table

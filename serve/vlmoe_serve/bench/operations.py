@@ -23,7 +23,7 @@ from vlmoe_model.embeddings import Embeddings
 from vlmoe_model.encoder import Block
 from vlmoe_model.layers import GroupedNorm
 from vlmoe_model.network import VLMoE
-from vlmoe_model.runner import DTYPES
+from vlmoe_model.precision import DTYPES
 from vlmoe_serve.bench.cases import batch
 from vlmoe_serve.bench.networks import Model, encode
 from vlmoe_serve.bench.timing import MIN_TURNS

@@ -9,8 +9,8 @@ import torch
 from vlmoe_kernels import backend
 from vlmoe_kernels.choice import choose_backend
 from vlmoe_kernels.limits import Limits
+from vlmoe_model.precision import DTYPES
 from vlmoe_model.routing import Routing
-from vlmoe_model.runner import DTYPES
 from vlmoe_serve.bench.cases import batch
 from vlmoe_serve.bench.memory import peak_mb
 from vlmoe_serve.bench.networks import Encode, Model, encode, stock_columns

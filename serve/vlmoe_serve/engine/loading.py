@@ -12,7 +12,8 @@ from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.gloo import GlooGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup
 from vlmoe_model.checkpoint.directory import open_directory, resolve
-from vlmoe_model.runner import EXPERT_BYTES, Dtype, Runner, choose_device, choose_dtype_for
+from vlmoe_model.precision import EXPERT_BYTES, Dtype, choose_device, choose_dtype_for
+from vlmoe_model.runner import Runner
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.expert_shares import costs_of, holdings_of, split_by_counts
 from vlmoe_serve.placement.costs import Costs

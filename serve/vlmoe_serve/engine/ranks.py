@@ -27,8 +27,9 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
+from vlmoe_model.precision import EXPERT_BYTES, choose_device
 from vlmoe_model.routing import Routing
-from vlmoe_model.runner import EXPERT_BYTES, Runner, choose_device
+from vlmoe_model.runner import Runner
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions

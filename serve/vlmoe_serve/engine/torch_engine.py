@@ -16,8 +16,9 @@ from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
+from vlmoe_model.precision import INT8, Dtype
 from vlmoe_model.routing_mode import RoutingMode
-from vlmoe_model.runner import INT8, Dtype, Runner
+from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes

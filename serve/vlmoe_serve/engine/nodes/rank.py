@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from vlmoe_kernels.choice import choose_backend
-from vlmoe_model.runner import choose_device, choose_dtype
+from vlmoe_model.precision import choose_device, choose_dtype
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.duty import do_duty

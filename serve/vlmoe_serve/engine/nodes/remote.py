@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 from vlmoe_kernels.choice import choose_backend
-from vlmoe_model.runner import choose_device, choose_dtype
+from vlmoe_model.precision import choose_device, choose_dtype
 from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.loading import free_port, join_nodes, load_share
 from vlmoe_serve.engine.nodes.link import Link

@@ -13,7 +13,8 @@ from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, reso
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
 from vlmoe_model.checkpoint.weights import read_tensors
 from vlmoe_model.inputs import Job
-from vlmoe_model.runner import choose_dtype, count_parameters
+from vlmoe_model.precision import choose_dtype
+from vlmoe_model.runner import count_parameters
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.vllm import settings, support
 from vlmoe_serve.engine.warm_up import warm_up_batches
