@@ -3,14 +3,13 @@
     .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 25] [--phases 3] [--images 8]
 
 Two ranks of one thread, random weights. In every phase all pictures are variants of a few others, so that other experts
-are hot. Batches follow each other without a gap. Prints for each way and phase images a second, the median and the
-longest batch, how uneven the ranks were, and what moved.
+are hot. Batches follow each other without a gap; the ways take turns, phase by phase. Prints for each way and phase
+images a second, the median and the longest batch, how uneven the ranks were, and what moved.
 """
 
 import argparse
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -43,49 +42,73 @@ def phase_jobs(head: HeadConfig, phase: int) -> list[Job]:
     return [Job(head.name, Example(image=picture)) for picture in pictures]
 
 
-async def measure(path: Path, way: str, args: argparse.Namespace) -> None:
-    """One way through all phases."""
-    config = open_directory(path).config
-    eager = RebalanceOptions(
-        window_steps=64, min_steps=32, interval_s=args.interval_s, at_once=way == "at once"
-    )
-    options = EngineOptions(
-        path,
-        "cpu",
-        args.dtype,
-        threads=1,
-        ranks=2,
-        placement=even_placement(config, 2),
-        rebalance=None if way == "stay" else eager,
-    )
-    reports: list[EngineReport] = []
-    engine = Supervisor(ENGINES["torch"], options, on_report=reports.append)
-    await engine.start()
+class Way:
+    """One engine, and what became of the batches that it was given."""
+
+    def __init__(self, path: Path, way: str, args: argparse.Namespace) -> None:
+        config = open_directory(path).config
+        eager = RebalanceOptions(
+            window_steps=64, min_steps=32, interval_s=args.interval_s, at_once=way == "at once"
+        )
+        options = EngineOptions(
+            path,
+            "cpu",
+            args.dtype,
+            threads=1,
+            ranks=2,
+            placement=even_placement(config, 2),
+            rebalance=None if way == "stay" else eager,
+        )
+        self.name = way
+        self.images_per_s: list[float] = []
+        self._reports: list[EngineReport] = []
+        self.engine = Supervisor(ENGINES["torch"], options, on_report=self._reports.append)
+
+    async def run(self, jobs: list[Job], phase: int, args: argparse.Namespace) -> None:
+        """One phase, batches without a gap."""
+        ms: list[float] = []
+        self._reports.clear()
+        begin_s = time.perf_counter()
+        while time.perf_counter() - begin_s < args.phase_s:
+            first = len(ms) * args.images % POOL
+            start_s = time.perf_counter()
+            await self.engine.run([jobs[(first + i) % POOL] for i in range(args.images)])
+            ms.append(1000 * (time.perf_counter() - start_s))
+        loads = [report.load for report in self._reports if report.load is not None]
+        busiest, mean = sum(load.busiest for load in loads), sum(load.mean for load in loads)
+        moved = sum(report.moves.num_moved for report in self._reports)
+        moved_mb = sum(report.moves.moved_bytes for report in self._reports) / 1e6
+        refused = sum(sum(report.moves.refused.values()) for report in self._reports)
+        self.images_per_s.append(1000 * args.images * len(ms) / sum(ms))
+        print(
+            f"{self.name}, phase {phase}: {self.images_per_s[-1]:.1f} images/s, "
+            f"median {statistics.median(ms):.1f} ms, longest {max(ms):.0f} ms, "
+            f"busiest / mean rank {busiest / max(mean, 1):.3f}, "
+            f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused",
+            flush=True,
+        )
+
+
+async def measure(path: Path, args: argparse.Namespace) -> None:
+    """Every way through a phase in turn, then the next phase."""
+    ways = [Way(path, way, args) for way in args.ways]
+    for way in ways:
+        await way.engine.start()
     try:
+        head = open_directory(path).config.heads[0]
         for phase in range(args.phases):
-            jobs = phase_jobs(config.heads[0], phase)
-            ms: list[float] = []
-            reports.clear()
-            begin_s = time.perf_counter()
-            while time.perf_counter() - begin_s < args.phase_s:
-                first = len(ms) * args.images % POOL
-                start_s = time.perf_counter()
-                await engine.run([jobs[(first + i) % POOL] for i in range(args.images)])
-                ms.append(1000 * (time.perf_counter() - start_s))
-            loads = [report.load for report in reports if report.load is not None]
-            busiest, mean = sum(load.busiest for load in loads), sum(load.mean for load in loads)
-            moved = sum(report.moves.num_moved for report in reports)
-            moved_mb = sum(report.moves.moved_bytes for report in reports) / 1e6
-            refused = sum(sum(report.moves.refused.values()) for report in reports)
-            print(
-                f"{way}, phase {phase}: {1000 * args.images * len(ms) / sum(ms):.1f} images/s, "
-                f"median {statistics.median(ms):.1f} ms, longest {max(ms):.0f} ms, "
-                f"busiest / mean rank {busiest / max(mean, 1):.3f}, "
-                f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused",
-                flush=True,
-            )
+            jobs = phase_jobs(head, phase)
+            for way in ways[phase % len(ways) :] + ways[: phase % len(ways)]:
+                await way.run(jobs, phase, args)
+        for way in ways[1:]:
+            ratios = [
+                mine / stays for mine, stays in zip(way.images_per_s, ways[0].images_per_s, strict=True)
+            ]
+            told = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+            print(f"{way.name} over {ways[0].name}, by phase: {told}; median {statistics.median(ratios):.3f}")
     finally:
-        await engine.stop()
+        for way in ways:
+            await way.engine.stop()
 
 
 def main() -> None:
@@ -101,9 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = random_checkpoint(args.preset, Path(scratch, "model"))
-        for way in args.ways:
-            asyncio.run(measure(path, way, args))
-            sys.stdout.flush()
+        asyncio.run(measure(path, args))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from vlmoe_serve.placement.decision import Decision, decide, turned
 from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import Placement, Slots
 from vlmoe_serve.placement.policies import Budget
-from vlmoe_serve.placement.policies.planner import planner_from
+from vlmoe_serve.placement.policies.planner import BRIEF, planner_from
 
 # the newest part of a window, which a plan is judged on
 _JUDGED = 0.25
@@ -124,7 +124,7 @@ def revise(question: Question) -> Revision:
     step_S = np.arange(load.num_steps)
     older = load.steps(step_S[:first] if first else step_S)
     budget = Budget(slots_per_rank=current.slots_per_rank, seed=question.seed)
-    planned = planner_from(older, budget, costs, starts=[current])
+    planned = planner_from(older, budget, costs, starts=[current], effort=BRIEF)
     proposed = turned(planned, current, costs)
     return Revision(
         proposed, decide(load.steps(step_S[first:]), current, proposed, costs, question.horizon_steps)

@@ -9,6 +9,7 @@ Layers do not depend on each other: tokens return home after each of them.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +24,29 @@ from vlmoe_serve.placement.policies.lpt_risk import lpt_risk
 from vlmoe_serve.placement.policies.search import Guard, LayerProblem, improve
 from vlmoe_serve.placement.step_time import DISPATCHES, layer_times
 
-# steps the search looks at: more would be slower and no better
-_MAX_STEPS = 128
-_GUARD_STEPS = 40
-# Attempts by slots of a layer; what a search gains levels off there.
-_CHANGES_PER_SLOT = 40
 _MAX_CHANGES = 3200
 # An attempt costs as experts times ranks: of large models each layer is searched less.
 _MAX_WORK = 200_000_000
 # Serving only one modality must not become slower than with EPLB's placement and our dispatch, with this to spare.
 _GUARD_LIMIT = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to search.
+
+    steps, guard_steps: that the search looks at. changes_per_slot: attempts by slots of a layer.
+    """
+
+    steps: int
+    guard_steps: int
+    changes_per_slot: int
+
+
+# more would be slower and no better
+THOROUGH = Effort(steps=128, guard_steps=40, changes_per_slot=40)
+# beside serving on the same cores: a sixth of the time, and as good from a placement in use (bench/placement_time.py)
+BRIEF = Effort(steps=32, guard_steps=12, changes_per_slot=10)
 
 
 def planner(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
@@ -41,7 +55,13 @@ def planner(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
 
 
 def planner_from(
-    load: StepLoad, budget: Budget, costs: Costs, *, starts: Sequence[Placement], guarded: bool = True
+    load: StepLoad,
+    budget: Budget,
+    costs: Costs,
+    *,
+    starts: Sequence[Placement],
+    guarded: bool = True,
+    effort: Effort = THOROUGH,
 ) -> Placement:
     """As `planner`, with further starts, such as the placement in use.
 
@@ -51,14 +71,15 @@ def planner_from(
         costs: of the device and its links.
         starts: placements to begin from, beside the two of its own.
         guarded: hold the limits on shifted mixes.
+        effort: how long to search.
     """
     base = eplb(load, budget, costs)
     tried = [base, lpt_risk(load, budget, costs), *starts]
-    sample = load.steps(spread(load.num_steps, _MAX_STEPS))
-    shifted = _shifted(load) if guarded else []
+    sample = load.steps(spread(load.num_steps, effort.steps))
+    shifted = _shifted(load, effort.guard_steps) if guarded else []
     num_changes = min(
         _MAX_CHANGES,
-        _CHANGES_PER_SLOT * load.num_ranks * budget.slots_per_rank,
+        effort.changes_per_slot * load.num_ranks * budget.slots_per_rank,
         _MAX_WORK // (len(load.layers) * sum(load.pools) * load.num_ranks),
     )
     node_G = costs.nodes(load.num_ranks)
@@ -84,12 +105,12 @@ def spread(num_steps: int, most: int) -> npt.NDArray[np.intp]:
     return np.unique(np.linspace(0, num_steps - 1, min(num_steps, most)).astype(np.intp))
 
 
-def _shifted(load: StepLoad) -> list[StepLoad]:
+def _shifted(load: StepLoad, num_steps: int) -> list[StepLoad]:
     """The load if only one modality were asked for, in full steps and in thin ones."""
     if not all(load.pools):
         return []
     parts = [load.only_pool(pool) for pool in range(2)]
-    full = [part.steps(spread(part.num_steps, _GUARD_STEPS)) for part in parts if part.num_steps]
+    full = [part.steps(spread(part.num_steps, num_steps)) for part in parts if part.num_steps]
     return [*full, *map(_thin, full)]
 
 
