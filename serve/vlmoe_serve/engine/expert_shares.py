@@ -28,9 +28,9 @@ def _held(slots_K: Slots, first_text: int) -> Held:
     return image, text
 
 
-def costs_of(config: ModelConfig, weight_bytes: int) -> Costs:
-    """What a step costs on CPUs. weight_bytes: of one weight of an expert."""
-    return cpu_costs(config.dim, config.ffn_dim, weight_bytes)
+def costs_of(config: ModelConfig, weight_bytes: int, per_node: int) -> Costs:
+    """What a step costs on CPUs. weight_bytes: of one weight of an expert. per_node: ranks of a host."""
+    return cpu_costs(config.dim, config.ffn_dim, weight_bytes, per_node)
 
 
 def split_by_counts(num_ranks: int, per_node: int, stream: int) -> Split:

@@ -29,7 +29,7 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
     device = choose_device(options.device)
     dtype = cast(Dtype, choose_dtype_for(config, options.dtype, device))
     # the same on every rank, or they would split differently
-    costs = costs_of(config, EXPERT_BYTES[dtype]) if device == "cpu" else Costs()
+    costs = costs_of(config, EXPERT_BYTES[dtype], options.local_ranks) if device == "cpu" else Costs()
     return Runner.load(
         options.path,
         device=device,

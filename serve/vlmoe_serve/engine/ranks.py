@@ -276,7 +276,8 @@ def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]
 def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
     if options.rebalance is None or options.placement is None:
         return None
-    costs = options.rebalance.costs or costs_of(runner.config, EXPERT_BYTES[runner.dtype])
+    estimate = costs_of(runner.config, EXPERT_BYTES[runner.dtype], options.local_ranks)
+    costs = options.rebalance.costs or estimate
     return Rebalancer(options.placement, costs, options.rebalance, Planning())
 
 

@@ -85,30 +85,32 @@ _CPU_FLOPS_PER_US = 200_000.0
 _CPU_BYTES_PER_US = 28_000.0
 _CPU_LINK_BYTES_PER_US = 2_700.0
 _CPU_START_US = 40.0
+# between hosts: 10 Gbit/s Ethernet by its name, not measured
+_CPU_FAR_BYTES_PER_US = 1_250.0
 _CPU_MOVE_BYTES_PER_US = 1_000.0
 
 
-def cpu_costs(dim: int, ffn_dim: int, weight_bytes: int) -> Costs:
-    """Estimates for ranks of one thread that share memory, all on one node; only what a layer's placement decides.
+def cpu_costs(dim: int, ffn_dim: int, weight_bytes: int, ranks_per_node: int = 1 << 16) -> Costs:
+    """Estimates for ranks of one thread, those of a node sharing memory; only what a layer's placement decides.
 
     Args:
         dim: of a token.
         ffn_dim: hidden width of an expert.
         weight_bytes: of one of its weights; 2 for bf16, which runs twice as fast as fp32.
+        ranks_per_node: ranks of one host.
     """
     expert_bytes = (2 * dim * ffn_dim + dim + ffn_dim) * weight_bytes
     token_bytes = dim * weight_bytes
-    near_us = token_bytes / _CPU_LINK_BYTES_PER_US
     return Costs(
         token_us=4 * dim * ffn_dim / _CPU_FLOPS_PER_US * weight_bytes / 2,
         expert_us=expert_bytes / _CPU_BYTES_PER_US,
-        near_us=near_us,
-        far_us=near_us,
+        near_us=token_bytes / _CPU_LINK_BYTES_PER_US,
+        far_us=token_bytes / _CPU_FAR_BYTES_PER_US,
         start_us=_CPU_START_US,
         token_bytes=token_bytes,
         expert_bytes=expert_bytes,
         move_bytes_per_us=_CPU_MOVE_BYTES_PER_US,
-        ranks_per_node=1 << 16,
+        ranks_per_node=ranks_per_node,
     )
 
 
