@@ -75,9 +75,10 @@ class Measured:
         found = json.loads(path.read_text())
         return cls(found["capacity"], tuple(Phase(**fields) for fields in found["phases"]))
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | None) -> None:
         """Keep it for the next time."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        if path is not None:
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def best_of(body: bytes) -> str:
@@ -120,8 +121,8 @@ class Trial:
         self._best: list[str] = []
         self._lookers = {name: Pool(target.host, target.port) for name, target in targets.items()}
 
-    async def run(self, known: Measured) -> Measured:
-        """Some more rounds."""
+    async def run(self, known: Measured, keep: Callable[[Measured], None]) -> Measured:
+        """Some more rounds. keep: told everything after each phase."""
         args = self._args
         self._best = await self._alone()
         for name in reversed(SERVERS):
@@ -140,6 +141,7 @@ class Trial:
                     name = SERVERS[(turn + number) % len(SERVERS)]
                     phases.append(await self._phase(name, load, number, due))
                     print(phases[-1], file=sys.stderr, flush=True)
+                    keep(Measured(capacity, tuple(phases)))
         looking.cancel()
         for pool in self._lookers.values():
             pool.close()
@@ -251,11 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(ours)
     wanted = asks(args.mix, args.seed)
     with servers(["--cache-mb", "0", *server_options], shlex.split(args.mode)) as targets:
-        found = asyncio.run(Trial(targets, wanted, args).run(Measured.read(args.json, args.rate)))
+        known = Measured.read(args.json, args.rate)
+        found = asyncio.run(Trial(targets, wanted, args).run(known, lambda now: now.write(args.json)))
     print(f"{found.capacity:.1f} answers a second are 1 x")
     print(table(found.phases))
-    if args.json is not None:
-        found.write(args.json)
     return 0
 
 
