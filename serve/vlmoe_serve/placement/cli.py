@@ -15,6 +15,7 @@ from vlmoe_serve.placement.evaluate import EVALUATION_ONLY, LATER, Question, Sco
 from vlmoe_serve.placement.load import Load, at_ranks
 from vlmoe_serve.placement.placement import Placement, PlacementError, read_placement
 from vlmoe_serve.placement.policies import POLICIES, Budget, BudgetError, default_slots
+from vlmoe_serve.placement.policies.eplb_vllm import is_installed
 from vlmoe_serve.placement.policies.fixed import linear
 from vlmoe_serve.placement.size import offers
 from vlmoe_serve.placement.trace_format import TraceError
@@ -59,7 +60,8 @@ class _Job:
 
     def evaluate(self) -> int:
         """Score every policy on the later part of the trace."""
-        policies = [self.args.policy] if self.args.policy else [*POLICIES, *EVALUATION_ONLY]
+        everyone = [name for name in (*POLICIES, *EVALUATION_ONLY) if name != "eplb_vllm" or is_installed()]
+        policies = [self.args.policy] if self.args.policy else everyone
         scores = evaluate(self.load, self._question(policies, range(self.args.seeds)), self._report)
         print(table(scores))
         if self.args.json is not None:

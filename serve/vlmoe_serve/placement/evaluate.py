@@ -3,7 +3,8 @@
     trace -> plan on the first steps -> score on the last ones, and on the images, texts and pairs among them alone
 
 Between the two lies a gap, so that no burst is in both. Every placement is scored with a uniform split over copies and
-with the split by counts. `oracle` plans on the very steps it is scored on; `shard` cuts every expert over all ranks.
+with the split by counts. `oracle` plans on the very steps it is scored on; `shard` cuts every expert over all ranks;
+`eplb_vllm` is vLLM's own balancer, where that is installed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,13 @@ from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import Load, StepLoad, at_ranks
 from vlmoe_serve.placement.placement import Placement
 from vlmoe_serve.placement.policies import POLICIES, Budget
+from vlmoe_serve.placement.policies.eplb_vllm import eplb_vllm
 from vlmoe_serve.placement.policies.fixed import linear
 from vlmoe_serve.placement.step_time import DISPATCHES, Summary, sharded_times, step_times, summary
 
 LATER = "later"
 FEWEST_STEPS = 8
-EVALUATION_ONLY = ("shard", "oracle")
+EVALUATION_ONLY = ("eplb_vllm", "shard", "oracle")
 # shares of the steps that are planned on, and after which scoring begins
 _PLAN_SHARE, _SCORE_FROM = 4 / 9, 5 / 9
 _KINDS = ("image", "text", "pair")
@@ -124,9 +126,8 @@ def evaluate(
                     add(policy, "uniform", seed, name, summary(sharded_times(part, costs), costs), None)
                 continue
             oracle = policy == "oracle"
-            placement = POLICIES["planner" if oracle else policy](
-                scored_on[LATER] if oracle else plan_load, seeded, costs
-            )
+            plan = eplb_vllm if policy == "eplb_vllm" else POLICIES["planner" if oracle else policy]
+            placement = plan(scored_on[LATER] if oracle else plan_load, seeded, costs)
             for name, part in scored_on.items():
                 if oracle and name != LATER:
                     continue
