@@ -17,6 +17,7 @@ from typing import Any
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.evaluate import EVALUATION_ONLY, Question, evaluate
 from vlmoe_serve.placement.policies import POLICIES, default_slots
+from vlmoe_serve.placement.policies.eplb_vllm import is_installed
 from vlmoe_serve.placement.synthetic import Synthetic, synthetic_load
 
 BASE = ("eplb", "uniform")
@@ -36,7 +37,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                         num_ranks=ranks,
                         slots_per_rank=default_slots(load.pools, ranks),
                         costs=Costs(),
-                        policies=[*POLICIES, *EVALUATION_ONLY],
+                        policies=args.policies,
                         seeds=(seed,),
                         threads=args.threads,
                     ),
@@ -85,6 +86,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="print the tables of this file")
     parser.add_argument("--skews", type=float, nargs="+", default=[0.6, 1.0, 1.4])
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8])
+    policies = [name for name in (*POLICIES, *EVALUATION_ONLY) if name != "eplb_vllm" or is_installed()]
+    parser.add_argument("--policies", nargs="+", choices=policies, default=policies)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=576)
     parser.add_argument("--threads", type=int, default=2)
