@@ -86,7 +86,8 @@ class Turnstile:
         except Overloaded as error:
             if len(self._closed) >= _MAX_KINDS:
                 self._closed.clear()
-            self._closed[_kind(head)] = now_s + min(error.closed_s, _CLOSED_S), error
+            # without the frames it was raised in, which hold the call
+            self._closed[_kind(head)] = now_s + min(error.closed_s, _CLOSED_S), error.with_traceback(None)
             return error
         except ServeError as error:
             return error

@@ -1,7 +1,6 @@
 """The connection's limits, over real sockets, in front of an app that answers everything."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 
@@ -9,7 +8,8 @@ import pytest
 
 from vlmoe_serve.http_door.connection import ConnectionLimits
 from vlmoe_serve.http_door.limits import BodyLimit
-from vlmoe_serve.http_door.server import HttpServer, listen
+
+from . import talking as server
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -29,37 +29,14 @@ async def echo(scope, receive, send):
 def talking(talk, limits, app=echo):
     """Run `talk(connect, refused)` against a server; `refused` collects why connections were refused."""
 
-    async def run():
-        refused = []
-        listener = listen("127.0.0.1", 0)
-        server = HttpServer(app, limits=dataclasses.replace(limits, on_refusal=refused.append))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.001)
-        async with contextlib.AsyncExitStack() as open_connections:
-
-            async def connect():
-                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-                open_connections.callback(writer.close)
-                return reader, writer
-
-            try:
-                async with asyncio.timeout(20):
-                    await talk(connect, refused)
-            finally:
-                server.end()
-                await serving
-                listener.close()
-
-    asyncio.run(run())
+    refused = []
+    limits = dataclasses.replace(limits, on_refusal=refused.append)
+    server.talking(lambda connect: talk(connect, refused), app, limits)
 
 
 async def answered(reader):
-    """The status of one answer, and its JSON if it is an error."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
-    body = await reader.readexactly(int(fields[b"content-length"]))
-    status = int(head.split()[1])
+    """The status of one answer, its JSON if it is an error, and its fields."""
+    status, fields, body = await server.answered(reader)
     return status, json.loads(body) if status >= 400 else body, fields
 
 

@@ -1,7 +1,6 @@
 """What refuses requests by their heads: alone, and on a connection in front of an app."""
 
 import asyncio
-import contextlib
 import json
 from types import SimpleNamespace
 
@@ -11,12 +10,13 @@ from starlette.responses import Response
 from vlmoe_serve.errors import Overloaded, ShuttingDown
 from vlmoe_serve.http_door.body import call_from
 from vlmoe_serve.http_door.connection import ConnectionLimits
-from vlmoe_serve.http_door.server import HttpServer, listen
 from vlmoe_serve.http_door.turnstile import Turnstile
 from vlmoe_serve.keys.access import Access
 from vlmoe_serve.keys.api_keys import ApiKeys
 from vlmoe_serve.keys.key_limits import KeyLimits
 from vlmoe_serve.metrics import Metrics
+
+from . import talking as server
 
 
 class Service:
@@ -150,35 +150,8 @@ def talking(service, talk):
         seen.append((await receive())["body"])
         await Response("inside")(scope, receive, send)
 
-    async def run():
-        listener = listen("127.0.0.1", 0)
-        server = HttpServer(app, limits=ConnectionLimits(turnstile=turnstile(service)))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.001)
-        async with contextlib.AsyncExitStack() as open_connections:
-
-            async def connect():
-                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-                open_connections.callback(writer.close)
-                return reader, writer
-
-            try:
-                async with asyncio.timeout(20):
-                    await talk(connect, seen)
-            finally:
-                server.end()
-                await serving
-                listener.close()
-
-    asyncio.run(run())
-
-
-async def answered(reader):
-    """Status, fields and body of one answer."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
-    return int(head.split()[1]), fields, await reader.readexactly(int(fields[b"content-length"]))
+    limits = ConnectionLimits(turnstile=turnstile(service))
+    server.talking(lambda connect: talk(connect, seen), app, limits)
 
 
 def test_a_connection_goes_on_after_a_refusal():
@@ -188,14 +161,14 @@ def test_a_connection_goes_on_after_a_refusal():
         reader, writer = await connect()
         for _ in range(3):
             writer.write(POST)
-            status, fields, body = await answered(reader)
+            status, fields, body = await server.answered(reader)
             assert (status, fields[b"retry-after"]) == (429, b"3")
             assert json.loads(body)["error"]["code"] == "overloaded"
             assert fields[b"x-request-id"]
             assert b"connection" not in fields
         service.room = 1
         writer.write(POST)
-        assert (await answered(reader))[::2] == (200, b"inside")
+        assert (await server.answered(reader))[::2] == (200, b"inside")
         assert seen == [BODY]
 
     talking(service, talk)
@@ -207,13 +180,13 @@ def test_the_answer_comes_before_the_body_which_is_thrown_away():
     async def talk(connect, seen):
         reader, writer = await connect()
         writer.write(POST[: -len(BODY)])
-        assert (await answered(reader))[0] == 429
+        assert (await server.answered(reader))[0] == 429
         for byte in BODY:
             writer.write(bytes([byte]))
             await asyncio.sleep(0.001)
         service.room = 1
         writer.write(POST)
-        assert (await answered(reader))[0] == 200
+        assert (await server.answered(reader))[0] == 200
         assert seen == [BODY]
 
     talking(service, talk)
@@ -225,13 +198,13 @@ def test_requests_sent_ahead_are_answered_in_their_order():
     async def talk(connect, seen):
         reader, writer = await connect()
         writer.write(POST * 3)
-        answers = [await answered(reader) for _ in range(3)]
+        answers = [await server.answered(reader) for _ in range(3)]
         # those behind one that is being answered wait for it, and are not asked about
         assert [status for status, _, _ in answers] == [200, 200, 200]
         service.admitted.clear()
         service.room = 0
         writer.write(POST * 3)
-        assert [(await answered(reader))[0] for _ in range(3)] == [429, 429, 429]
+        assert [(await server.answered(reader))[0] for _ in range(3)] == [429, 429, 429]
         assert len(seen) == 3
 
     talking(service, talk)

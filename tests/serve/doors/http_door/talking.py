@@ -1,0 +1,40 @@
+"""A server on loopback for one test, and what talks to it in bytes."""
+
+import asyncio
+import contextlib
+
+from vlmoe_serve.http_door.server import HttpServer, listen
+
+
+def talking(talk, app, limits):
+    """Run `talk(connect)` against a server of this app; connections that it opens are closed at the end."""
+
+    async def run():
+        listener = listen("127.0.0.1", 0)
+        server = HttpServer(app, limits=limits)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        async with contextlib.AsyncExitStack() as open_connections:
+
+            async def connect():
+                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+                open_connections.callback(writer.close)
+                return reader, writer
+
+            try:
+                async with asyncio.timeout(20):
+                    await talk(connect)
+            finally:
+                server.end()
+                await serving
+                listener.close()
+
+    asyncio.run(run())
+
+
+async def answered(reader):
+    """Status, fields and body of one answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+    return int(head.split()[1]), fields, await reader.readexactly(int(fields[b"content-length"]))
