@@ -4,11 +4,11 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from vlmoe_kernels.collectives import GroupError
+from vlmoe_kernels.collectives.copied_rows import pieces_of
 
 
 class DistributedGroup:
@@ -49,9 +49,7 @@ class DistributedGroup:
         self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
     ) -> list[Tensor]:
         """See `Group.exchange_pieces`."""
-        pieces = list(torch.split(self.exchange_rows(rows_RD, send, receive, order_S), list(receive)))
-        pieces[self.rank] = pieces[self.rank][:0]
-        return pieces
+        return pieces_of(self.exchange_rows(rows_RD, send, receive, order_S), receive, self.rank)
 
     def _all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         received = rows.new_empty(sum(receive), *rows.shape[1:])

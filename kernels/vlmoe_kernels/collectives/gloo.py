@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
 from vlmoe_kernels.collectives import DEFAULT_TIMEOUT_S, GroupError
+from vlmoe_kernels.collectives.copied_rows import pieces_of
 
 
 class GlooGroup:
@@ -76,6 +76,4 @@ class GlooGroup:
         self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
     ) -> list[Tensor]:
         """See `Group.exchange_pieces`."""
-        pieces = list(torch.split(self.exchange_rows(rows_RD, send, receive, order_S), list(receive)))
-        pieces[self.rank] = pieces[self.rank][:0]
-        return pieces
+        return pieces_of(self.exchange_rows(rows_RD, send, receive, order_S), receive, self.rank)
