@@ -6,6 +6,7 @@ What is refused is refused before its message is read. Health is open to everybo
 a key; neither is counted, because their streams stay open for as long as the caller likes.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -118,6 +119,9 @@ class Exchange(grpc.aio.ServerInterceptor):
                 return
             except ServeError as error:
                 failed = error
+            except grpc.aio.InternalError:
+                # nothing can be sent or read: the caller left, and the cancellation that says so is on its way
+                raise asyncio.CancelledError from None
             except Exception:
                 _log.exception("id=%s failed for a reason nobody foresaw", request_id)
                 failed = ServeError("internal error")
