@@ -1,14 +1,19 @@
 """Throughput under drifting load: experts that stay, that move beside the work, and that all move in one step.
 
-    .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 25] [--phases 3] [--images 8]
+    .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 20] [--phases 4] [--images 8]
 
 Two ranks of one thread, random weights. In every phase all pictures are variants of a few others, so that other experts
-are hot. Batches follow each other without a gap; the ways take turns, phase by phase. Prints for each way and phase
-images a second, the median and the longest batch, how uneven the ranks were, and what moved.
+are hot; one phase is load that does not drift. Batches follow each other without a gap. The ways take turns of two
+seconds, so that a machine that is now faster and now slower is so for all, and stand still (SIGSTOP) between their
+turns, so that what one does beside its work is paid for by nobody else; their times to wait are stretched by as much.
+`again` is `stay` once more: what it differs by is noise. Prints for each way and phase images a second, the median and
+the longest batch, how uneven the ranks were, and what moved; then the throughput over that of `stay`.
 """
 
 import argparse
 import asyncio
+import os
+import signal
 import statistics
 import tempfile
 import time
@@ -28,7 +33,8 @@ from vlmoe_serve.engine.supervisor import Supervisor
 from vlmoe_serve.placement.chosen import even_placement
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
-WAYS = ("stay", "beside", "at once")
+STAYS = ("stay", "again")
+WAYS = (*STAYS, "beside", "at once")
 POOL = 64
 
 
@@ -42,13 +48,27 @@ def phase_jobs(head: HeadConfig, phase: int) -> list[Job]:
     return [Job(head.name, Example(image=picture)) for picture in pictures]
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [pid, *(each for child in children for each in family(child))]
+
+
 class Way:
     """One engine, and what became of the batches that it was given."""
 
     def __init__(self, path: Path, way: str, args: argparse.Namespace) -> None:
         config = open_directory(path).config
         eager = RebalanceOptions(
-            window_steps=64, min_steps=32, interval_s=args.interval_s, at_once=way == "at once"
+            window_steps=64,
+            min_steps=32,
+            interval_s=args.interval_s * len(args.ways),
+            horizon_s=120.0 * len(args.ways),
+            at_once=way == "at once",
         )
         options = EngineOptions(
             path,
@@ -57,57 +77,80 @@ class Way:
             threads=1,
             ranks=2,
             placement=even_placement(config, 2),
-            rebalance=None if way == "stay" else eager,
+            rebalance=None if way in STAYS else eager,
         )
         self.name = way
         self.images_per_s: list[float] = []
+        self._args = args
         self._reports: list[EngineReport] = []
+        self._ms: list[float] = []
+        self._num = 0
         self.engine = Supervisor(ENGINES["torch"], options, on_report=self._reports.append)
 
-    async def run(self, jobs: list[Job], phase: int, args: argparse.Namespace) -> None:
-        """One phase, batches without a gap."""
-        ms: list[float] = []
-        self._reports.clear()
+    def signal(self, number: int) -> None:
+        """To all processes of the engine."""
+        assert self.engine.pid is not None
+        for pid in family(self.engine.pid):
+            os.kill(pid, number)
+
+    async def turn(self, jobs: list[Job]) -> None:
+        """Batches without a gap, for one turn."""
+        self.signal(signal.SIGCONT)
         begin_s = time.perf_counter()
-        while time.perf_counter() - begin_s < args.phase_s:
-            first = len(ms) * args.images % POOL
+        while time.perf_counter() - begin_s < self._args.turn_s:
+            first = self._num % POOL
+            self._num += self._args.images
             start_s = time.perf_counter()
-            await self.engine.run([jobs[(first + i) % POOL] for i in range(args.images)])
-            ms.append(1000 * (time.perf_counter() - start_s))
+            await self.engine.run([jobs[(first + i) % POOL] for i in range(self._args.images)])
+            self._ms.append(1000 * (time.perf_counter() - start_s))
+        self.signal(signal.SIGSTOP)
+
+    def tell(self, phase: int) -> None:
+        """What became of the phase."""
         loads = [report.load for report in self._reports if report.load is not None]
         busiest, mean = sum(load.busiest for load in loads), sum(load.mean for load in loads)
         moved = sum(report.moves.num_moved for report in self._reports)
         moved_mb = sum(report.moves.moved_bytes for report in self._reports) / 1e6
         refused = sum(sum(report.moves.refused.values()) for report in self._reports)
-        self.images_per_s.append(1000 * args.images * len(ms) / sum(ms))
+        self.images_per_s.append(1000 * self._args.images * len(self._ms) / sum(self._ms))
         print(
             f"{self.name}, phase {phase}: {self.images_per_s[-1]:.1f} images/s, "
-            f"median {statistics.median(ms):.1f} ms, longest {max(ms):.0f} ms, "
+            f"median {statistics.median(self._ms):.1f} ms, longest {max(self._ms):.0f} ms, "
             f"busiest / mean rank {busiest / max(mean, 1):.3f}, "
             f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused",
             flush=True,
         )
+        if self._args.timeline:
+            print(*(f"{ms:.0f}" for ms in self._ms), flush=True)
+        self._reports.clear()
+        self._ms.clear()
 
 
 async def measure(path: Path, args: argparse.Namespace) -> None:
-    """Every way through a phase in turn, then the next phase."""
+    """Every way through a phase in turns, then the next phase."""
     ways = [Way(path, way, args) for way in args.ways]
     for way in ways:
         await way.engine.start()
+        way.signal(signal.SIGSTOP)
     try:
         head = open_directory(path).config.heads[0]
         for phase in range(args.phases):
             jobs = phase_jobs(head, phase)
-            for way in ways[phase % len(ways) :] + ways[: phase % len(ways)]:
-                await way.run(jobs, phase, args)
+            for place in range(round(args.phase_s / args.turn_s)):
+                first = place % len(ways)
+                for way in ways[first:] + ways[:first]:
+                    await way.turn(jobs)
+            for way in ways:
+                way.tell(phase)
         for way in ways[1:]:
             ratios = [
                 mine / stays for mine, stays in zip(way.images_per_s, ways[0].images_per_s, strict=True)
             ]
             told = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-            print(f"{way.name} over {ways[0].name}, by phase: {told}; median {statistics.median(ratios):.3f}")
+            print(f"{way.name} over {ways[0].name}, by phase: {told}; mean {statistics.mean(ratios):.3f}")
     finally:
         for way in ways:
+            way.signal(signal.SIGCONT)
             await way.engine.stop()
 
 
@@ -116,11 +159,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="vlmoe_small_32e")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--phase-s", type=float, default=25.0)
-    parser.add_argument("--phases", type=int, default=3)
+    parser.add_argument("--phase-s", type=float, default=20.0, help="of each way")
+    parser.add_argument("--phases", type=int, default=4)
+    parser.add_argument("--turn-s", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--interval-s", type=float, default=3.0)
+    parser.add_argument("--interval-s", type=float, default=2.0, help="between plans")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument("--timeline", action="store_true", help="print the time of every batch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = random_checkpoint(args.preset, Path(scratch, "model"))

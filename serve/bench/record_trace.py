@@ -14,7 +14,9 @@ import numpy as np
 
 from vlmoe_model.checkpoint.fingerprint import model_id
 from vlmoe_model.inputs import Example, Job
+from vlmoe_model.precision import EXPERT_BYTES
 from vlmoe_model.runner import Runner
+from vlmoe_serve.engine.expert_shares import sizes_of
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.placement.trace_writer import TraceWriter, WriterOptions
 from vlmoe_train.datasets import load_samples
@@ -77,7 +79,8 @@ def main() -> None:
     captions, pictures = alone(runner, args.data)
     kinds = [questions(runner, args.data), captions, pictures]
     rng = np.random.default_rng(args.seed)
-    meta = trace_meta(runner.config, model_id(runner.directory))
+    sizes = sizes_of(runner.config, EXPERT_BYTES[runner.dtype], runner.num_parameters)
+    meta = trace_meta(runner.config, model_id(runner.directory), device=runner.device, sizes=sizes)
     # large enough that nothing is ever dropped, however slow the disk
     writer = TraceWriter(args.out, meta, WriterOptions(rows_per_file=4_000_000))
     tracer = RoutingTracer(writer, runner.config)

@@ -78,7 +78,14 @@ def open_model(options: Options, name: str, path: str, metrics: Metrics, num_eng
     placement = None
     rebalance = RebalanceOptions() if options.rebalance == "on" and directory.config.moe_blocks else None
     if options.placement is not None:
-        placement = choose_placement(options.placement, directory.config, options.ranks, trace_dir)
+        placement = choose_placement(
+            options.placement,
+            directory.config,
+            options.ranks,
+            trace_dir,
+            device=options.device,
+            num_nodes=options.nodes,
+        )
     elif rebalance is not None:
         placement = even_placement(directory.config, options.ranks)
     batcher = Batcher(

@@ -5,7 +5,7 @@ import numpy as np
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split
 from vlmoe_model.dispatch.holdings import Held, Holdings
-from vlmoe_serve.placement.costs import Costs, cpu_costs
+from vlmoe_serve.placement.costs import Costs, Sizes, cpu_costs
 from vlmoe_serve.placement.dispatch import Hosts
 from vlmoe_serve.placement.native import Flow, flow_by_counts
 from vlmoe_serve.placement.placement import EMPTY, Placement, Slots
@@ -31,6 +31,18 @@ def _held(slots_K: Slots, first_text: int) -> Held:
 def costs_of(config: ModelConfig, weight_bytes: int, per_node: int) -> Costs:
     """What a step costs on CPUs. weight_bytes: of one weight of an expert. per_node: ranks of a host."""
     return cpu_costs(config.dim, config.ffn_dim, weight_bytes, per_node)
+
+
+def sizes_of(config: ModelConfig, weight_bytes: int, num_parameters: int) -> Sizes:
+    """What constants for other machines follow from. num_parameters: of the whole model."""
+    one = 2 * config.dim * config.ffn_dim + config.dim + config.ffn_dim
+    in_experts = 2 * len(config.moe_blocks) * config.num_experts * one
+    return Sizes(
+        dim=config.dim,
+        ffn_dim=config.ffn_dim,
+        weight_bytes=weight_bytes,
+        shared_parameters=max(0, num_parameters - in_experts),
+    )
 
 
 def split_by_counts(num_ranks: int, per_node: int, stream: int) -> Split:

@@ -63,7 +63,9 @@ class LayerMoves:
 def _be_patient() -> None:
     """Linux keeps a priority for each thread; elsewhere it would slow down the whole process."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW)
+        thread = threading.get_native_id()
+        # from where the process is, as `nice` counts: an absolute one could be above it, which is not allowed
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LOW)
 
 
 def layer_moves(runner: Runner, options: EngineOptions) -> LayerMoves | None:

@@ -14,13 +14,13 @@ from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_kernels.ops import RoutingBackend
 from vlmoe_model.checkpoint.directory import open_directory, resolve
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
-from vlmoe_model.config import ModelConfig
 from vlmoe_model.inputs import Job
-from vlmoe_model.precision import INT8, Dtype
+from vlmoe_model.precision import EXPERT_BYTES, INT8, Dtype
 from vlmoe_model.routing_mode import RoutingMode
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.expert_shares import sizes_of
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.nodes import remote
 from vlmoe_serve.engine.passes import run_apart
@@ -138,7 +138,7 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
             else _over_ranks(options, lambda: ids.result()[0])
         )
     model, space = ids.result()
-    tracer = None if options.trace_dir is None else _tracer(options, runner.config, model)
+    tracer = None if options.trace_dir is None else _tracer(options, runner, model)
     engine = TorchEngine(
         runner,
         EngineFacts(
@@ -176,8 +176,9 @@ def _over_ranks(options: EngineOptions, model_id: Callable[[], str]) -> ranks.Ra
     return remote.load(options, options.rendezvous, model_id)
 
 
-def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingTracer:
+def _tracer(options: EngineOptions, runner: Runner | ranks.Ranks, model: str) -> RoutingTracer:
     assert options.trace_dir is not None
+    config = runner.config
     if not config.moe_blocks:
         raise ValueError("routing cannot be traced: the checkpoint has no mixture blocks")
     try:
@@ -187,5 +188,6 @@ def _tracer(options: EngineOptions, config: ModelConfig, model: str) -> RoutingT
         if error.name != "pyarrow":
             raise
         raise ValueError('recording needs pyarrow, not installed here: pip install "vlmoe[plan]"') from None
-    meta = trace_meta(config, model, options.ranks)
+    sizes = sizes_of(config, EXPERT_BYTES[runner.dtype], runner.num_parameters)
+    meta = trace_meta(config, model, options.ranks, device=runner.device, sizes=sizes)
     return RoutingTracer(TraceWriter(options.trace_dir, meta), config)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.packing import TEXT, VISION, Packed
 from vlmoe_model.routing import Routing
+from vlmoe_serve.placement.costs import Sizes
 from vlmoe_serve.placement.trace_format import COLUMNS, Rows, TraceMeta
 
 if TYPE_CHECKING:
@@ -67,9 +68,17 @@ class RoutingTracer:
         self._writer.close()
 
 
-def trace_meta(config: ModelConfig, model_id: str, num_ranks: int = 1) -> TraceMeta:
-    """What the trace of a model says of it."""
-    return TraceMeta(model_id, tuple(config.moe_blocks), (config.num_experts, config.num_experts), num_ranks)
+def trace_meta(
+    config: ModelConfig,
+    model_id: str,
+    num_ranks: int = 1,
+    *,
+    device: str | None = None,
+    sizes: Sizes | None = None,
+) -> TraceMeta:
+    """What the trace of a model says of it, and of what it runs on."""
+    pools = config.num_experts, config.num_experts
+    return TraceMeta(model_id, tuple(config.moe_blocks), pools, num_ranks, device, sizes)
 
 
 def rows_of(

@@ -3,23 +3,33 @@
 FILE -> read -> fits the model and its ranks?    POLICY -> plan on the trace of --trace-routing -> Placement
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from vlmoe_model.config import ModelConfig
 from vlmoe_serve.cores import num_cores
-from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.costs import Costs, costs_on
 from vlmoe_serve.placement.load import StepLoad, at_ranks
 from vlmoe_serve.placement.placement import POOLS, Placement, PlacementError, read_placement
 from vlmoe_serve.placement.policies import POLICIES, Budget, default_slots
-from vlmoe_serve.placement.trace_format import TraceError
+from vlmoe_serve.placement.trace_format import TraceError, read_meta
 
+_log = logging.getLogger(__name__)
 # these look at no load
 _FIXED = ("linear", "round_robin")
 
 
-def choose_placement(asked: str, config: ModelConfig, num_ranks: int, trace: Path | None) -> Placement:
+def choose_placement(
+    asked: str,
+    config: ModelConfig,
+    num_ranks: int,
+    trace: Path | None,
+    *,
+    device: str = "auto",
+    num_nodes: int = 1,
+) -> Placement:
     """Where the experts of a model are to lie.
 
     Args:
@@ -27,6 +37,8 @@ def choose_placement(asked: str, config: ModelConfig, num_ranks: int, trace: Pat
         config: of the model.
         num_ranks: that share its experts.
         trace: what routers chose before, for policies that look at it.
+        device: of the ranks: cpu, cuda, or auto for what the trace was recorded on.
+        num_nodes: hosts that the ranks are on.
 
     Raises:
         PlacementError: one line: a bad file, one for another model or number of ranks, or a policy without a trace.
@@ -34,7 +46,7 @@ def choose_placement(asked: str, config: ModelConfig, num_ranks: int, trace: Pat
     if not config.moe_blocks:
         raise PlacementError("the model has no mixtures: there are no experts to place")
     if asked in POLICIES:
-        placement = _planned(asked, config, num_ranks, trace)
+        placement = _planned(asked, config, num_ranks, trace, device, num_nodes)
     elif Path(asked).is_file():
         placement = read_placement(Path(asked))
     else:
@@ -73,8 +85,11 @@ def check_fits(placement: Placement, config: ModelConfig, num_ranks: int) -> Non
             )
 
 
-def _planned(policy: str, config: ModelConfig, num_ranks: int, trace: Path | None) -> Placement:
+def _planned(
+    policy: str, config: ModelConfig, num_ranks: int, trace: Path | None, device: str, num_nodes: int
+) -> Placement:
     pools = (config.num_experts, config.num_experts)
+    costs = Costs()
     if policy in _FIXED:
         # without copies no rank needs a spare slot, and with no load none is chosen
         slots, load = default_slots(pools, num_ranks) - len(pools), _nothing(config, num_ranks)
@@ -82,7 +97,19 @@ def _planned(policy: str, config: ModelConfig, num_ranks: int, trace: Path | Non
         slots, load = default_slots(pools, num_ranks), _recorded(policy, num_ranks, trace)
         if (load.layers, load.pools) != (tuple(config.moe_blocks), pools):
             raise PlacementError(f"{trace}: the trace is another model's")
-    return POLICIES[policy](load, Budget(slots_per_rank=slots, threads=num_cores()), Costs())
+        costs = _costs(policy, trace, device, num_ranks // num_nodes if num_nodes > 1 else None)
+    return POLICIES[policy](load, Budget(slots_per_rank=slots, threads=num_cores()), costs)
+
+
+def _costs(policy: str, trace: Path | None, device: str, ranks_per_node: int | None) -> Costs:
+    """Constants of what is served on, for what was recorded, and a line that says which."""
+    meta = None if trace is None else read_meta(trace)
+    recorded_on = "cuda" if meta is None or meta.device is None else meta.device
+    costs, origin = costs_on(
+        recorded_on if device == "auto" else device, None if meta is None else meta.sizes, ranks_per_node
+    )
+    _log.info("placement %s is planned with constants of %s", policy, origin)
+    return costs
 
 
 def _nothing(config: ModelConfig, num_ranks: int) -> StepLoad:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from vlmoe_serve.placement.costs import Costs, CostsError, read_costs
+from vlmoe_serve.placement.costs import DEVICES, Costs, CostsError, costs_on, read_costs
 from vlmoe_serve.placement.decision import decide, turned
 from vlmoe_serve.placement.evaluate import EVALUATION_ONLY, LATER, Question, Score, TooShort, evaluate, table
 from vlmoe_serve.placement.load import Load, at_ranks
@@ -18,7 +18,7 @@ from vlmoe_serve.placement.policies import POLICIES, Budget, BudgetError, defaul
 from vlmoe_serve.placement.policies.eplb_vllm import is_installed
 from vlmoe_serve.placement.policies.fixed import linear
 from vlmoe_serve.placement.size import offers
-from vlmoe_serve.placement.trace_format import TraceError
+from vlmoe_serve.placement.trace_format import TraceError, read_meta
 from vlmoe_serve.placement.trace_reader import read_trace
 
 # as long as half an hour at 50 ms a step
@@ -36,8 +36,9 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     _check(parser, args)
     try:
-        costs = Costs() if args.costs is None else read_costs(args.costs)
         load = read_trace(args.trace)
+        costs, origin = _costs(args)
+        print(f"constants: {origin}\n")
         if args.size:
             return _size(args, load, costs)
         current = None if args.current is None else read_placement(args.current)
@@ -110,6 +111,17 @@ class _Job:
             print(f"planning: {line}", file=sys.stderr)
 
 
+def _costs(args: argparse.Namespace) -> tuple[Costs, str]:
+    """The constants to plan with, and where they come from."""
+    if args.costs is not None:
+        return read_costs(args.costs), str(args.costs)
+    meta = read_meta(args.trace)
+    device = args.device or (None if meta is None else meta.device)
+    costs, origin = costs_on(device or "cuda", None if meta is None else meta.sizes)
+    hint = "" if device else " (the trace does not say on what it was recorded: --device tells)"
+    return costs, f"{origin}{hint}; --costs has your own"
+
+
 def _size(args: argparse.Namespace, load: Load, costs: Costs) -> int:
     found = offers(load, costs, rate=args.rate, p99_ms=args.p99_ms, memory_mb=args.memory_mb)
     if args.json is not None:
@@ -137,6 +149,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("the following arguments are required: --ranks")
     if args.policy in EVALUATION_ONLY and not args.evaluate:
         parser.error(f"policy {args.policy} exists for --evaluate only")
+    if args.device is not None and args.costs is not None:
+        parser.error("--costs has the constants of a device; leave out --device")
     if args.json is not None and not (args.evaluate or args.size):
         parser.error("--json goes with --evaluate or --size")
     if args.out is not None and (args.evaluate or args.size):
@@ -180,7 +194,10 @@ def _arguments() -> argparse.ArgumentParser:
         "--costs",
         type=Path,
         metavar="FILE",
-        help="constants of your device (default: an H100 by its data sheet)",
+        help="constants of your device, measured (default: estimates for --device and the trace's model)",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, help="what the ranks run on (default: what the trace was recorded on)"
     )
     parser.add_argument(
         "--threads",

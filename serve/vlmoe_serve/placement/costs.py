@@ -1,8 +1,8 @@
 """What a step costs: the constants of a device and its links, and the ranks they join.
 
 All modelled times follow from these numbers and a trace. The defaults describe VL-MoE base (dim 768, hidden 3072,
-bf16) on a GPU of the H100 class by its data sheet; they were not measured. Measure your own device and hand the
-file to `vlmoe plan --costs`.
+bf16) on a GPU of the H100 class by its data sheet; they were not measured. `costs_on` has them for other sizes, and for
+CPUs, where they were. Measure your own device and hand the file to `vlmoe plan --costs`.
 """
 
 import dataclasses
@@ -77,6 +77,72 @@ class Costs:
     def to_json(self) -> str:
         """As a file holds it."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Of a model. weight_bytes: of one weight of an expert. shared_parameters: of all that is no routed expert."""
+
+    dim: int
+    ffn_dim: int
+    weight_bytes: int
+    shared_parameters: int
+
+    @property
+    def expert_bytes(self) -> int:
+        """Weights of one expert."""
+        return (2 * self.dim * self.ffn_dim + self.dim + self.ffn_dim) * self.weight_bytes
+
+
+_BASE = Sizes(dim=768, ffn_dim=3072, weight_bytes=2, shared_parameters=175_000_000)
+DEVICES = ("cpu", "cuda")
+
+
+def costs_on(device: str, sizes: Sizes | None, ranks_per_node: int | None = None) -> tuple[Costs, str]:
+    """Constants of ranks on a kind of device, for a model, and one line that says where they come from.
+
+    Args:
+        device: cpu or cuda.
+        sizes: of the model; None for those of VL-MoE base.
+        ranks_per_node: ranks of one host; None for all of them on CPU, and for 4 on GPUs.
+    """
+    known = sizes or _BASE
+    experts = f"experts of {known.dim} x {known.ffn_dim}, {8 * known.weight_bytes} bits a weight"
+    if sizes is None:
+        experts += " (VL-MoE base: the trace does not say)"
+    if device == "cpu":
+        costs = cpu_costs(known.dim, known.ffn_dim, known.weight_bytes, ranks_per_node or 1 << 16)
+        dense_flops = 8 * known.dim**2 + 4 * known.dim * known.ffn_dim
+        costs = dataclasses.replace(
+            costs,
+            dense_token_us=dense_flops / _CPU_FLOPS_PER_US,
+            dense_layer_us=0.0,
+            shared_bytes=known.shared_parameters * 2,
+        )
+        return costs, f"CPU ranks of one thread, as measured on an AMD EPYC with AVX-512, {experts}"
+    return gpu_costs(known, ranks_per_node), f"GPUs of the H100 class by the data sheet, {experts}"
+
+
+def gpu_costs(sizes: Sizes, ranks_per_node: int | None = None) -> Costs:
+    """The defaults, in proportion to the sizes of a model; bf16 outside of experts."""
+    base = Costs()
+    compute = sizes.dim * sizes.ffn_dim / (_BASE.dim * _BASE.ffn_dim)
+    dense = (2 * sizes.dim + sizes.ffn_dim) * sizes.dim / ((2 * _BASE.dim + _BASE.ffn_dim) * _BASE.dim)
+    wire = sizes.dim / _BASE.dim
+    return Costs(
+        token_us=base.token_us * compute,
+        expert_us=base.expert_us * sizes.expert_bytes / _BASE.expert_bytes,
+        near_us=base.near_us * wire,
+        far_us=base.far_us * wire,
+        start_us=base.start_us,
+        dense_token_us=base.dense_token_us * dense,
+        dense_layer_us=base.dense_layer_us * dense,
+        token_bytes=sizes.dim * 2,
+        expert_bytes=sizes.expert_bytes,
+        shared_bytes=sizes.shared_parameters * 2,
+        move_bytes_per_us=base.move_bytes_per_us,
+        ranks_per_node=ranks_per_node or base.ranks_per_node,
+    )
 
 
 # One thread of an AMD EPYC with AVX-512, bf16, measured by serve/bench/placement_costs.py. Other processors differ;

@@ -4,12 +4,14 @@ DIR/meta.json   DIR/*.parquet or *.arrow (Arrow IPC, file or stream)
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from vlmoe_serve.placement.costs import DEVICES, Sizes
 
 META = "meta.json"
 
@@ -61,27 +63,34 @@ assert tuple(COLUMNS) == tuple(field.name for field in fields(Rows))
 class TraceMeta:
     """layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool.
 
-    num_ranks: of the recording; 0 if some was recorded with other numbers, so that homes say nothing.
+    num_ranks: of the recording; 0 if some was recorded with other numbers, so that homes say nothing. device, sizes:
+    what it was recorded on, last; None where it does not say.
     """
 
     model_id: str
     layers: tuple[int, ...]
     pools: tuple[int, int]
     num_ranks: int
+    device: str | None = None
+    sizes: Sizes | None = None
+
+    def is_same_model(self, other: "TraceMeta") -> bool:
+        """Whether both can stand in one directory."""
+        return (self.model_id, self.layers, self.pools) == (other.model_id, other.layers, other.pools)
 
     def to_json(self) -> str:
         """As `meta.json` holds it."""
-        return (
-            json.dumps(
-                {
-                    "model_id": self.model_id,
-                    "layers": list(self.layers),
-                    "experts": list(self.pools),
-                    "ranks": self.num_ranks,
-                }
-            )
-            + "\n"
-        )
+        values = {
+            "model_id": self.model_id,
+            "layers": list(self.layers),
+            "experts": list(self.pools),
+            "ranks": self.num_ranks,
+        }
+        if self.device is not None:
+            values["device"] = self.device
+        if self.sizes is not None:
+            values["sizes"] = asdict(self.sizes)
+        return json.dumps(values) + "\n"
 
 
 def read_meta(directory: Path) -> TraceMeta | None:
@@ -108,7 +117,27 @@ def read_meta(directory: Path) -> TraceMeta | None:
         raise TraceError(f"{path}: needs different layers and the experts of two pools, got {values}")
     if not isinstance(ranks, int) or isinstance(ranks, bool) or not 0 <= ranks <= 32767:
         raise TraceError(f"{path}: ranks must be a whole number from 0, got {ranks!r}")
-    return TraceMeta(str(values.get("model_id", "")), layers, (experts[0], experts[1]), ranks)
+    device = values.get("device")
+    return TraceMeta(
+        str(values.get("model_id", "")),
+        layers,
+        (experts[0], experts[1]),
+        ranks,
+        device if device in DEVICES else None,
+        _sizes(path, values.get("sizes")),
+    )
+
+
+def _sizes(path: Path, values: object) -> Sizes | None:
+    if values is None:
+        return None
+    names = [field.name for field in fields(Sizes)]
+    if not isinstance(values, dict) or sorted(values) != sorted(names):
+        raise TraceError(f"{path}: sizes must have {', '.join(names)}, got {values!r}")
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < (name != "shared_parameters"):
+            raise TraceError(f"{path}: {name} must be a positive whole number, got {value!r}")
+    return Sizes(**values)
 
 
 def _wholes(path: Path, values: dict[str, Any], name: str, low: int) -> list[int]:

@@ -58,7 +58,7 @@ class TraceWriter:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             before = read_meta(directory)
-            if before is None or replace(before, num_ranks=0) == replace(meta, num_ranks=0):
+            if before is None or before.is_same_model(meta):
                 if before is not None and before.num_ranks != meta.num_ranks:
                     meta = replace(meta, num_ranks=0)
                 (directory / META).write_text(meta.to_json(), encoding="utf-8")

@@ -21,6 +21,7 @@ from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.engine.protocol import BatchDone
 from vlmoe_serve.engine.supervisor import Supervisor
 from vlmoe_serve.engine.torch_engine import load
+from vlmoe_serve.placement.trace_format import read_meta
 from vlmoe_serve.placement.trace_reader import read_trace
 
 IMAGE = ImageSpec(size=16)
@@ -155,6 +156,12 @@ def test_routing_is_recorded_after_the_warm_up_and_answers_stay(checkpoint: Path
         np.testing.assert_array_equal(got, expected)
     traced.close()
     recorded = read_trace(tmp_path / "trace")
+    meta = read_meta(tmp_path / "trace")
+    assert meta is not None
+    assert meta.device == "cpu"
+    assert meta.sizes is not None
+    assert (meta.sizes.dim, meta.sizes.weight_bytes) == (traced.runner.config.dim, 4)
+    assert 0 < meta.sizes.shared_parameters < traced.facts.num_parameters
     # the fusion pool, where pairs go, has no router
     assert recorded.num_sequences == sum(
         (j.example.image is None) != (j.example.tokens is None) for j in jobs()

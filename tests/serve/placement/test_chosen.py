@@ -70,6 +70,19 @@ def test_policies_that_plan_on_a_trace(tmp_path: Path, policy: str) -> None:
         assert placement.hosts_LXG[0, 0].all(), "the busiest expert has a copy on every rank"
 
 
+@pytest.mark.parametrize(
+    ("recorded_on", "device", "told"),
+    [("cpu", "auto", "CPU"), ("cuda", "auto", "GPU"), ("cuda", "cpu", "CPU"), (None, "auto", "GPU")],
+)
+def test_a_policy_plans_with_constants_of_what_is_served_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recorded_on: str | None, device: str, told: str
+) -> None:
+    record(tmp_path, TraceMeta("m-1", (0, 2), (3, 3), 1, recorded_on))
+    with caplog.at_level("INFO"):
+        choose_placement("lpt_risk", CONFIG, 2, tmp_path, device=device)
+    assert f"placement lpt_risk is planned with constants of {told}" in caplog.text
+
+
 def test_without_a_trace_there_is_nothing_to_plan_on(tmp_path: Path) -> None:
     with pytest.raises(
         PlacementError, match="policy planner plans on a trace: record one with --trace-routing"

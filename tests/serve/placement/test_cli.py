@@ -1,6 +1,7 @@
 """`vlmoe plan` from the command line to files and exit codes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vlmoe_serve.placement.placement import place, read_placement
 from vlmoe_serve.placement.synthetic import Synthetic, synthetic_meta, synthetic_rows
 from vlmoe_serve.placement.trace_format import COLUMNS, META
 
+SIZES = {"dim": 8, "ffn_dim": 32, "weight_bytes": 4, "shared_parameters": 100}
 SPEC = Synthetic(num_steps=18, tokens_per_step=1500, num_layers=1, num_experts=4, skew=1.2)
 
 
@@ -56,6 +58,35 @@ def test_an_evaluation_is_a_table_and_a_file(
     assert "window later" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("recorded", "more", "told"),
+    [
+        ({}, [], "GPUs of the H100 class"),
+        ({}, [], "--device tells"),
+        ({"device": "cpu"}, [], "CPU ranks of one thread"),
+        ({"device": "cpu", "sizes": SIZES}, [], "experts of 8 x 32, 32 bits a weight; --costs has your own"),
+        ({"device": "cpu"}, ["--device", "cuda"], "GPUs of the H100 class"),
+    ],
+)
+def test_constants_are_those_of_what_was_recorded_on(
+    trace: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recorded: dict[str, object],
+    more: list[str],
+    told: str,
+) -> None:
+    again = tmp_path / "trace"
+    shutil.copytree(trace, again)
+    meta = json.loads((trace / META).read_text()) | recorded
+    (again / META).write_text(json.dumps(meta))
+    command = ["--trace", str(again), "--ranks", "2", "--evaluate", "--seeds", "1", "--policy", "linear"]
+    assert run([*command, *more]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("constants: ")
+    assert told in first
+
+
 def test_a_size_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "size.json"
     command = ["--trace", str(trace), "--size", "--rate", "1000", "--p99-ms", "50", "--json", str(file)]
@@ -73,6 +104,7 @@ def test_a_size_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.Capture
         (["--ranks", "2", "--slots-per-rank", "3"], "need at least 4 slots a rank, got 3"),
         (["--ranks", "2", "--policy", "oracle"], "policy oracle exists for --evaluate only"),
         (["--ranks", "2", "--json", "x"], "--json goes with --evaluate or --size"),
+        (["--ranks", "2", "--costs", "x", "--device", "cpu"], "leave out --device"),
         (["--ranks", "2", "--evaluate", "--out", "x"], "--out writes a placement"),
         (["--size", "--rate", "5"], "--size needs --rate and --p99-ms"),
         (["--size", "--rate", "-5", "--p99-ms", "1"], "must be a positive number, got '-5'"),

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlmoe_serve.placement.costs import Costs, CostsError, read_costs
+from vlmoe_serve.placement.costs import Costs, CostsError, Sizes, costs_on, cpu_costs, read_costs
+
+BASE = Sizes(dim=768, ffn_dim=3072, weight_bytes=2, shared_parameters=175_000_000)
 
 
 def test_a_file_of_costs_comes_back(tmp_path: Path) -> None:
@@ -22,6 +24,34 @@ def test_links_know_nodes() -> None:
     expected = [[0, 1, 5, 5], [1, 0, 5, 5], [5, 5, 0, 1], [5, 5, 1, 0]]
     np.testing.assert_array_equal(costs.link_us(4), expected)
     assert Costs(token_us=2.0, expert_us=101.0).stream_tokens == 50
+
+
+def test_constants_follow_from_the_device_and_the_model() -> None:
+    costs, origin = costs_on("cuda", BASE)
+    assert costs == Costs()
+    assert "H100" in origin
+    half = Sizes(dim=384, ffn_dim=3072, weight_bytes=2, shared_parameters=1)
+    costs, _ = costs_on("cuda", half, 8)
+    assert costs.token_us == pytest.approx(Costs().token_us / 2)
+    assert costs.token_bytes == Costs().token_bytes // 2
+    assert costs.ranks_per_node == 8
+
+    costs, origin = costs_on("cpu", half)
+    assert "CPU" in origin
+    assert "384 x 3072" in origin
+    assert (costs.token_us, costs.expert_us) == (
+        cpu_costs(384, 3072, 2).token_us,
+        cpu_costs(384, 3072, 2).expert_us,
+    )
+    assert costs.dense_token_us > 10 * Costs().dense_token_us
+    # ranks of one host, however many
+    assert (costs.nodes(16) == 0).all()
+
+
+def test_sizes_that_are_not_known_are_said_to_be_guessed() -> None:
+    costs, origin = costs_on("cpu", None)
+    assert costs.expert_bytes == Costs().expert_bytes
+    assert "the trace does not say" in origin
 
 
 @pytest.mark.parametrize(
