@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -8,11 +9,11 @@ from hypothesis import strategies as st
 
 from vlmoe_loadtests.arrivals import bursts, poisson
 from vlmoe_loadtests.simulator.__main__ import ENGINES
-from vlmoe_loadtests.simulator.policies import CAPACITY, MAX_ITEMS, POLICIES, Sent
+from vlmoe_loadtests.simulator.policies import CAPACITY, MAX_ITEMS, POLICIES, Ours, Sent
 from vlmoe_loadtests.simulator.report import Report, report, table
 from vlmoe_loadtests.simulator.simulation import Fate, simulate
 from vlmoe_loadtests.simulator.workload import RAGGED, TEXTS, mean_work, tickets
-from vlmoe_serve.batching.cost import CostModel
+from vlmoe_serve.batching.cost import CostModel, Sample
 from vlmoe_serve.batching.ticket import Ticket, Work
 
 CPU, GPU = ENGINES["cpu"], ENGINES["gpu"]
@@ -123,6 +124,25 @@ def test_the_server_learns_an_engine_that_its_warm_up_was_wrong_about():
     fates = simulate(POLICIES["vlmoe"](CPU), arriving, slow)
     late = [fate for fate in fates if fate.ticket.arrival_s > 10.0 and fate.outcome == "answered"]
     assert sum(not fate.in_time for fate in late) < 0.05 * len(late)
+
+
+class Mixture(CostModel):
+    """A picture reads nearly all experts, and a second one the same: 60 ms alone, 70 together. A word reads few."""
+
+    __slots__ = ()
+
+    def batch_ms(self, work):
+        return 2.0 + 48.0 * (1 - math.exp(-work.tokens / 100)) + 0.0173 * work.tokens
+
+
+def test_a_server_that_has_seen_one_picture_at_a_time_learns_what_two_cost():
+    """What texts cost says that each picture costs 60 ms; by that no two would ever share a batch."""
+    engine = Mixture(0.0, 0.0, 0.0)
+    shapes = [Work(length, length**2) for length in (589, 12, 577)]
+    policy = Ours([Sample(work, engine.batch_ms(work)) for work in shapes])
+    arriving = [Ticket(number, (), Work(577, 577**2), number / 50) for number in range(1500)]
+    found = report(simulate(policy, arriving, engine, noise=0.05))
+    assert found.throughput > 45, "one at a time it would be 17"
 
 
 def test_a_report_counts_what_it_says():

@@ -164,16 +164,25 @@ class Estimator:
     _REFIT_EVERY = 32
     # A sample's weight halves with every 23 batches that come after it.
     _DECAY = math.log(0.97)
-    _MIN_WEIGHT = 0.02
+    _MIN_WEIGHT = 0.05
 
     def __init__(self, samples: Sequence[Sample] = ()) -> None:
         self._by_size: dict[int, deque[tuple[int, Sample]]] = {}
         self._num_seen = 0
         self._next_fit = 1
+        self._largest = (0, 0)
         self._start = fit(samples, prior(samples))
         self.model = self._start
         for sample in samples:
             self._remember(sample)
+
+    @property
+    def known_tokens(self) -> int:
+        """Of the second largest batch that was seen: what is predicted for larger ones is a guess.
+
+        What far smaller ones cost need not help: with more tokens a mixture reads more experts.
+        """
+        return self._largest[0]
 
     def observe(self, sample: Sample) -> None:
         """Take in one batch; the model follows each of the first ones, then every few."""
@@ -186,8 +195,11 @@ class Estimator:
                 max(math.exp(self._DECAY * (self._num_seen - number)), self._MIN_WEIGHT)
                 for number, _ in known
             ]
-            self.model = fit([sample for _, sample in known], self._start, weights=weights, trust=0.2)
+            self.model = fit([sample for _, sample in known], self._start, weights=weights, trust=0.1)
 
     def _remember(self, sample: Sample) -> None:
         line = self._by_size.setdefault(sample.work.tokens.bit_length(), deque(maxlen=self._MEMORY))
         line.append((self._num_seen, sample))
+        # two, because one alone may have been an accident
+        _, *largest = sorted([*self._largest, sample.work.tokens])
+        self._largest = (largest[0], largest[1])

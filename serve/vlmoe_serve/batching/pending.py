@@ -15,6 +15,7 @@ small batch after the other is how a queue by deadlines collapses under overload
 
 import heapq
 import math
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,11 +34,15 @@ _EFFICIENT = 8
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one batch may cost: predicted milliseconds, and tokens (memory)."""
+    """What one batch may cost: predicted milliseconds, and tokens (memory).
+
+    known_tokens: of the largest batch whose cost is known, by default any; of larger ones the prediction is a guess.
+    """
 
     cost: CostModel
     max_ms: float
     max_tokens: int
+    known_tokens: int = sys.maxsize
 
     @property
     def efficient_ms(self) -> float:
@@ -47,6 +52,15 @@ class Budget:
     def allows(self, work: Work, within_ms: float = math.inf) -> bool:
         """Whether a batch of this work stays inside, and is done within so many milliseconds."""
         return work.tokens <= self.max_tokens and self.cost.batch_ms(work) <= min(self.max_ms, within_ms)
+
+    def tries(self, pair: Work, within_ms: float = math.inf) -> bool:
+        """Whether two tickets share a batch that is not allowed, to see what it costs.
+
+        Where none but batches of one are allowed, they are all alike, and what a batch costs by itself cannot be told
+        from what a ticket adds. If that is guessed too high, they stay alone for ever.
+        """
+        is_guess = self.known_tokens < pair.tokens <= self.max_tokens
+        return is_guess and self.cost.batch_ms(pair) <= within_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +156,11 @@ class Pending:
                 elif max(budget.cost.batch_ms(ticket.work), least_ms) > left_ms:
                     late.append((heap, entry))
                     continue
-                elif not taken or budget.allows(total + ticket.work, within_ms):
+                elif (
+                    not taken
+                    or budget.allows(total + ticket.work, within_ms)
+                    or (len(taken) == 1 and budget.tries(total + ticket.work, within_ms))
+                ):
                     taken.append(ticket)
                     total += ticket.work
                     room_ms = within_ms

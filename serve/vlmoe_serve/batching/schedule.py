@@ -57,7 +57,8 @@ class Schedule:
     def budget(self) -> Budget:
         """What one batch may cost, by what is known now."""
         cost = self.estimator.model
-        return Budget(cost, max(self._max_batch_ms, _MIN_FIXED_COSTS * cost.fixed_ms), self._max_batch_tokens)
+        max_ms = max(self._max_batch_ms, _MIN_FIXED_COSTS * cost.fixed_ms)
+        return Budget(cost, max_ms, self._max_batch_tokens, self.estimator.known_tokens)
 
     def wait_ms(self, now_s: float, priority: Priority, deadline_s: float | None = None) -> float:
         """Predicted wait of a newcomer of this class and deadline."""

@@ -98,3 +98,25 @@ def test_the_estimator_follows_an_engine_that_became_slower() -> None:
         estimator.observe(sample)
     work = Work(200, 4000)
     assert estimator.model.batch_ms(work) == pytest.approx(slower.batch_ms(work), rel=0.15)
+
+
+def test_a_size_is_known_once_larger_batches_were_seen_twice() -> None:
+    estimator = Estimator(observed((1, 20), (1, 200)))
+    assert estimator.known_tokens == 20
+    estimator.observe(*observed((2, 200)))
+    assert estimator.known_tokens == 200
+    for sample in observed(*[(1, 20)] * 100):
+        estimator.observe(sample)
+    assert estimator.known_tokens == 200, "it is not forgotten"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_day_of_slow_and_fast_hours_does_not_wear_the_fixed_part_away(seed: int) -> None:
+    noise = random.Random(seed)
+    estimator = Estimator(observed((1, 20), (16, 20), (1, 200), (4, 200)))
+    for number in range(2200):
+        shape = noise.choice([(1, 200), (3, 200), (2, 50)])
+        (sample,) = observed(shape)
+        slower = 3.0 if number // 200 % 2 else 1.0
+        estimator.observe(Sample(sample.work, slower * sample.ms * noise.lognormvariate(0.0, 0.1)))
+    assert estimator.model.fixed_ms == pytest.approx(TRUTH.fixed_ms, rel=0.3)

@@ -113,6 +113,28 @@ def test_a_batch_is_done_before_every_deadline_in_it(
         assert all(one.deadline_s is None or done_s <= one.deadline_s + 1e-9 for one in cut.tickets)
 
 
+@given(tickets, st.floats(0, 10), st.integers(0, 150))
+def test_no_batch_exceeds_the_budget_but_one_of_one_or_a_pair_larger_than_what_is_known(
+    waiting: list[Ticket], now_s: float, known: int
+) -> None:
+    budget = dataclasses.replace(BUDGET, max_ms=6.0, known_tokens=known)
+    pending = queue(*waiting)
+    while len(pending):
+        cut = pending.cut(now_s, budget)
+        if len(cut.tickets) > 1 and not budget.allows(cut.work):
+            assert len(cut.tickets) == 2
+            assert known < cut.work.tokens <= budget.max_tokens
+            done_s = now_s + budget.cost.batch_ms(cut.work) / 1000
+            assert all(one.deadline_s is None or done_s <= one.deadline_s + 1e-9 for one in cut.tickets)
+
+
+def test_a_pair_whose_cost_is_a_guess_is_tried_and_one_that_is_known_to_be_too_long_is_not() -> None:
+    waiting = [ticket(number, 35) for number in range(4)]
+    for known, cut in [(35, [0, 1]), (70, [0])]:
+        budget = dataclasses.replace(BUDGET, max_ms=6.0, known_tokens=known)
+        assert ids(queue(*waiting).cut(0.0, budget).tickets) == cut
+
+
 @given(tickets, st.floats(0.1, 1.0), st.integers(1, 120))
 def test_no_ticket_starves_behind_any_stream(waiting: list[Ticket], step_s: float, tokens: int) -> None:
     """Whatever else comes, a ticket that is over its patience is the next to go, one by one."""
