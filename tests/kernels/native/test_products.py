@@ -25,7 +25,7 @@ def test_rows_may_lie_apart_or_across(random: Any) -> None:
     assert torch.equal(op(x_TD[:1].expand(4, -1)), expected[:1].expand(4, -1))
 
 
-@pytest.mark.parametrize(("num_rows", "out_dim"), [(5, 8), (10, 64), (28, 64), (29, 64)])
+@pytest.mark.parametrize(("num_rows", "out_dim"), [(5, 8), (10, 64), (28, 64), (29, 64), (112, 64), (113, 64)])
 def test_an_odd_width_reads_nothing_beyond_a_row(random: Any, num_rows: int, out_dim: int) -> None:
     """bf16 goes in pairs: the last one must not take the next row's first number."""
     x_TD = random(num_rows, 31)
@@ -51,6 +51,13 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows(random: Any, in_dim: i
     alone = torch.cat([op(row) for row in x_TD.split(1)])
     for num_rows in range(2, len(x_TD)):
         assert torch.equal(op(x_TD[:num_rows]), alone[:num_rows]), num_rows
+
+
+@pytest.mark.parametrize("num_rows", [29, 60, 112, 113])
+def test_a_row_has_the_same_bits_in_few_long_chunks(random: Any, num_rows: int) -> None:
+    """Three chunks of either dtype, the last one cut short, in whole panels and a narrow one."""
+    op, x_TD = Linear(random(130, 1801, scale=0.03), random(130)), random(num_rows, 1801)
+    assert torch.equal(op(x_TD), torch.cat([op(row) for row in x_TD.split(1)]))
 
 
 def test_gelu_is_the_exact_one() -> None:

@@ -68,7 +68,7 @@ void multiply(const std::vector<Segment>& segments, const Matrices& w, int64_t n
         for (int64_t r = 0; r < size; ++r)
           done(segment.group, segment.first + first + r, n, width, sums + r * PANEL);
       };
-      if (is_streaming(segment.size, vectors))
+      if (is_streaming(segment.size, vectors, MAX_STREAMING_ROWS))
         rows_times_stream<T>(rows, segment.size, panel, w.k, each);
       else
         rows_times_panel<T>(rows, segment.size, panel, vectors, w.k, each);

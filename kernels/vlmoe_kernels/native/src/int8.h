@@ -103,6 +103,9 @@ constexpr const Int8Tile* INT8_STREAMING_TILES[MAX_ROWS] = {
     INT8_STREAMING_TILES_OF<1>, INT8_STREAMING_TILES_OF<2>, INT8_STREAMING_TILES_OF<3>, INT8_STREAMING_TILES_OF<4>,
     INT8_STREAMING_TILES_OF<5>, INT8_STREAMING_TILES_OF<6>, INT8_STREAMING_TILES_OF<7>};
 
+// half the bytes are half the time to hide: with more blocks, panels that are awaited cost less than chunks
+constexpr int64_t MAX_INT8_STREAMING_ROWS = 4 * MAX_ROWS;
+
 // as `multiply`, with outputs in floats: done(group, row, first output, number of outputs, outputs with their bias)
 template <typename RowOf, typename ScaleOf, typename Done>
 void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, int64_t num_threads, RowOf row_of,
@@ -123,7 +126,7 @@ void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, 
       const int64_t n = p * PANEL, width = std::min(PANEL, w.num_outputs - n);
       const int vectors = panel_vectors(w.num_outputs, n);
       const int8_t* panel = w.panels[segment.group] + p * panel_stride<int8_t>(w.k);
-      alignas(64) int32_t sums[MAX_STREAMING_ROWS * PANEL];
+      alignas(64) int32_t sums[MAX_INT8_STREAMING_ROWS * PANEL];
       const auto finish_rows = [&](int64_t first, int64_t size) {
         alignas(64) float y[PANEL];
         for (int64_t r = 0; r < size; ++r) {
@@ -142,7 +145,7 @@ void int8_multiply(const std::vector<Segment>& segments, const Int8Matrices& w, 
           done(segment.group, row, n, width, y);
         }
       };
-      if (is_streaming(segment.size, vectors)) {
+      if (is_streaming(segment.size, vectors, MAX_INT8_STREAMING_ROWS)) {
         each_chunk(segment.size, units, panel,
                    [&](int64_t first, int64_t size, int64_t step, int64_t num_steps, int lines, const char* ahead) {
                      INT8_STREAMING_TILES[size - 1][lines](rows + first, step, panel + step * 4 * PANEL, num_steps, ahead,

@@ -129,28 +129,36 @@ void rows_times_panel(const T* const* rows, int64_t num_rows, const T* panel, in
 
 // With one block of rows, weights come from memory while the tile computes, and the processor fetches ahead by itself;
 // with many, memory is not what they wait for. Between these a panel would be awaited by the first block, and memory
-// would wait for the others. So those take it chunk by chunk, and each block fetches its share of the next chunk.
-constexpr int64_t MAX_STREAMING_ROWS = 4 * MAX_ROWS;
+// would wait for the others. So those take it chunk by chunk, and blocks fetch their share of the next chunk.
+constexpr int64_t MAX_STREAMING_ROWS = 16 * MAX_ROWS;
 
-inline bool is_streaming(int64_t num_rows, int vectors) {
-  return num_rows > MAX_ROWS && num_rows <= MAX_STREAMING_ROWS && vectors == 4;
+inline bool is_streaming(int64_t num_rows, int vectors, int64_t max_rows) {
+  return num_rows > MAX_ROWS && num_rows <= max_rows && vectors == 4;
 }
 
-// of a chunk, in steps of k: 16 KB, half the first-level cache
-constexpr int64_t CHUNK = 64;
+// How a panel is taken. steps: of k, in a chunk; lines: what each block fetches a step, until a chunk is fetched.
+struct Chunks {
+  int64_t steps;
+  int lines;
+};
+
+// few blocks: 16 KB, half the first-level cache; more: 96 KB, so that sums are put aside less often
+constexpr Chunks chunks_for(int64_t num_rows) {
+  return num_rows <= 3 * MAX_ROWS ? Chunks{64, 2} : num_rows <= 4 * MAX_ROWS ? Chunks{64, 1} : Chunks{384, 1};
+}
 
 // body(first row, number of rows, first step, number of steps, lines a step, from where) for each block of each chunk
 template <typename Body>
 void each_chunk(int64_t num_rows, int64_t num_steps, const void* panel, Body body) {
-  const int lines = num_rows > 3 * MAX_ROWS ? 1 : 2;
-  for (int64_t step = 0; step < num_steps; step += CHUNK) {
-    const int64_t size = std::min(CHUNK, num_steps - step);
-    const char* ahead = static_cast<const char*>(panel) + (step + CHUNK) * 4 * LINE;
-    const char* const end = ahead + CHUNK * 4 * LINE;
+  const Chunks chunks = chunks_for(num_rows);
+  for (int64_t step = 0; step < num_steps; step += chunks.steps) {
+    const int64_t size = std::min(chunks.steps, num_steps - step);
+    const char* ahead = static_cast<const char*>(panel) + (step + chunks.steps) * 4 * LINE;
+    const char* const end = ahead + chunks.steps * 4 * LINE;
     each_block(num_rows, [&](int64_t first, int64_t rows) {
       const bool fetches = ahead < end;
-      body(first, rows, step, size, fetches ? lines : 0, ahead);
-      if (fetches) ahead += CHUNK * lines * LINE;
+      body(first, rows, step, size, fetches ? chunks.lines : 0, ahead);
+      if (fetches) ahead += chunks.steps * chunks.lines * LINE;
     });
   }
 }
