@@ -28,9 +28,11 @@ class JoinedWrites:
             self._loop.call_soon(self.flush)
 
     def send(self, data: bytes) -> None:
-        """Write this at once, behind what is held."""
+        """Write this at once, behind what is held; nothing, if the caller has gone."""
         held, self._held = self._held, b""
-        self._transport.write(held + data)
+        # uvloop raises for a transport that is closed, and tells the protocol only in its next turn
+        if not self._transport.is_closing():
+            self._transport.write(held + data)
 
     def flush(self) -> None:
         """Send what is held."""

@@ -59,3 +59,19 @@ def test_the_rest_is_the_transports():
         return JoinedWrites(Transport(), asyncio.get_running_loop()).is_closing()
 
     assert asyncio.run(go()) is False
+
+
+def test_nothing_is_written_to_a_caller_who_has_gone():
+    class Gone(Transport):
+        def is_closing(self):
+            return True
+
+    async def go():
+        transport = Gone()
+        joined = JoinedWrites(transport, asyncio.get_running_loop())
+        joined.write(b"head")
+        joined.write(b"body")
+        joined.close()
+        return transport.done
+
+    assert asyncio.run(go()) == ["closed"]
