@@ -118,7 +118,8 @@ class Dispatcher:
         done = [result for result in results if isinstance(result, GroupDone)]
         # Only an undisturbed batch says what a batch costs.
         if len(done) == len(results) and num_restarts == self._supervisor.num_restarts:
-            self._report(departure, done[0].forward_ms, began_s, now_s)
+            # in the next turn: whoever waits for an answer goes first
+            asyncio.get_running_loop().call_soon(self._report, departure, done[0].forward_ms, began_s, now_s)
 
     def _answer(
         self,

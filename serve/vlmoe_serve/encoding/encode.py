@@ -1,23 +1,59 @@
-"""The encode stage: pictures are decoded and texts tokenised in a few threads, never on the event loop."""
+"""The encode stage: pictures are decoded and texts tokenised in a few threads, never on the event loop.
+
+    run -> queue -> thread -> the loop's next turn
+
+The queue is shared by the threads and has no pool of the standard library around it: its futures, made for threads that
+wait, cost a request more than the way there and back.
+"""
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from vlmoe_serve.errors import DeadlineExceeded
 
 T = TypeVar("T")
 _SMOOTHING = 0.1
+_Outcome = tuple[Any, BaseException | None, float]
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Some work and whoever waits for it."""
+
+    work: Callable[[], object]
+    deadline_s: float | None
+    answer: "asyncio.Future[Any]"
+
+    def done(self) -> _Outcome:
+        """Do it, in a thread: what came of it, and the milliseconds that it took."""
+        start_s = time.monotonic()
+        if self.deadline_s is not None and start_s >= self.deadline_s:
+            late = DeadlineExceeded("the deadline passed before the request was decoded")
+            return None, late, 0.0
+        try:
+            return self.work(), None, 1000 * (time.monotonic() - start_s)
+        except BaseException as error:
+            return None, error, 0.0
 
 
 class EncodePool:
-    """A bounded pool that knows how long a newcomer would wait, and how long one input takes (`mean_ms`)."""
+    """Threads that know how long a newcomer would wait, and how long one input takes (`mean_ms`)."""
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
+        self._queue: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"encode_{n}", daemon=True) for n in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.closed = False
         self.mean_ms = 1.0
         self._num_inside = 0
 
@@ -32,21 +68,42 @@ class EncodePool:
         Raises:
             DeadlineExceeded: its turn came too late.
         """
-
-        def timed() -> tuple[T, float]:
-            start_s = time.monotonic()
-            if deadline_s is not None and start_s >= deadline_s:
-                raise DeadlineExceeded("the deadline passed before the request was decoded")
-            return work(), 1000 * (time.monotonic() - start_s)
-
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._num_inside += 1
         try:
-            result, took_ms = await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+            self._queue.put(_Piece(work, deadline_s, answer))
+            return await answer
         finally:
             self._num_inside -= 1
-        self.mean_ms += _SMOOTHING * (took_ms - self.mean_ms)
-        return result
 
     def close(self) -> None:
         """End the threads; what waits is dropped."""
-        self._pool.shutdown(cancel_futures=True)
+        self.closed = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while (piece := self._queue.get()) is not None:
+            if piece.answer.cancelled():
+                continue
+            outcome = (None, asyncio.CancelledError(), 0.0) if self.closed else piece.done()
+            # nobody waits any more where the loop has ended
+            with contextlib.suppress(RuntimeError):
+                piece.answer.get_loop().call_soon_threadsafe(self._settle, piece.answer, outcome)
+            # until there is another, this holds on to nothing
+            del piece, outcome
+
+    def _settle(self, answer: "asyncio.Future[Any]", outcome: _Outcome) -> None:
+        result, error, took_ms = outcome
+        if answer.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            answer.cancel()
+            return
+        if error is not None:
+            answer.set_exception(error)
+            return
+        self.mean_ms += _SMOOTHING * (took_ms - self.mean_ms)
+        answer.set_result(result)

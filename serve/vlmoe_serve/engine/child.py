@@ -8,7 +8,6 @@ that a hang is found before somebody needs it.
 """
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
@@ -22,13 +21,14 @@ from dataclasses import dataclass
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.cores import num_cores
-from vlmoe_serve.engine import protocol
-from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineStartError
+from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineFailure, EngineStartError
+from vlmoe_serve.engine.link import Link
 from vlmoe_serve.engine.protocol import (
     Batch,
     BatchDone,
     BatchRaised,
     EngineInfo,
+    FromEngine,
     Load,
     LoadFailed,
     Ping,
@@ -48,8 +48,9 @@ _POLL_S = 0.005
 @dataclass(slots=True)
 class _Flight:
     id: int
-    # None: nobody waits for the answer to a ping.
+    # None and None: a ping, for whose answer nobody waits.
     answer: asyncio.Future[BatchDone] | None
+    arena: int | None
     # When the process could take it up: sent, and the one before it answered.
     head_since_s: float | None = None
 
@@ -68,8 +69,9 @@ class Child:
         self._ids = itertools.count()
         self._heard_s = time.monotonic()
         self._why_killed: str | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+        self._loaded: asyncio.Future[Ready | LoadFailed] = asyncio.get_running_loop().create_future()
+        self._on_report: Callable[[EngineReport], None] = lambda report: None
+        self._link: Link
 
     @classmethod
     async def spawn(cls, threads: int, ranks: int = 1) -> "Child":
@@ -98,7 +100,7 @@ class Child:
         finally:
             theirs.close()
         child = cls(process, arenas)
-        child._reader, child._writer = await asyncio.open_connection(sock=ours)
+        child._link = await Link.over(ours, child._took)
         return child
 
     async def handshake(self, load: Load, timeout_s: float) -> EngineInfo:
@@ -108,18 +110,21 @@ class Child:
             EngineStartError: with its own reason, or how it ended.
         """
         start_s = time.monotonic()
+        ending = asyncio.ensure_future(self._link.end())
         try:
             async with asyncio.timeout(timeout_s):
-                self._writer.write(protocol.frame(load))
-                answer = await protocol.read(self._reader)
+                self._link.send(load)
+                await asyncio.wait((self._loaded, ending), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             self._kill(f"was not ready after {timeout_s:g} s and was killed")
             raise EngineStartError(f"the engine was not ready after {timeout_s:g} s") from None
-        except EOFError:
-            raise EngineStartError(f"the engine process {await self._how_it_ended()} while loading") from None
+        finally:
+            ending.cancel()
+        if not self._loaded.done():
+            raise EngineStartError(f"the engine process {await self._how_it_ended()} while loading")
+        answer = self._loaded.result()
         if isinstance(answer, LoadFailed):
             raise EngineStartError(answer.reason)
-        assert isinstance(answer, Ready), answer
         return EngineInfo(answer.facts, time.monotonic() - start_s, answer.samples)
 
     @property
@@ -134,16 +139,14 @@ class Child:
             BatchFailed: it raised. EngineDied: the process ended first.
         """
         await self._slots.acquire()
-        if not self.alive:
+        if not self.alive or self._link.ended:
             self._slots.release()
             raise EngineDied("the engine process ended before the batch was sent", suspect=False)
         arena = self._free.pop()
         refs, size = self._arenas[arena].write(jobs)
         answer: asyncio.Future[BatchDone] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda answer: self._give_back(arena, answer))
-        self._writer.write(protocol.frame(Batch(self._take_off(answer), arena, size, refs)))
-        # Shielded: the process computes on when our caller is gone, and the arena is busy until it answers.
-        return await asyncio.shield(answer)
+        self._link.send(Batch(self._take_off(answer, arena), arena, size, refs))
+        return await answer
 
     async def listen(
         self, hang_s: float, ping_s: float, on_report: Callable[[EngineReport], None] = lambda report: None
@@ -155,27 +158,10 @@ class Child:
             ping_s: it is pinged when it has been idle for so long.
             on_report: told what the engine says it has done.
         """
-        loop = asyncio.get_running_loop()
-        watchdog = loop.create_task(self._watch(hang_s, ping_s))
+        self._on_report = on_report
+        watchdog = asyncio.get_running_loop().create_task(self._watch(hang_s, ping_s))
         try:
-            while True:
-                answer = await protocol.read(self._reader)
-                self._heard_s = time.monotonic()
-                flight = self._flights.popleft()
-                assert isinstance(answer, BatchDone | BatchRaised | Pong), answer
-                assert answer.id == flight.id, (answer.id, flight.id)
-                self._touch_head()
-                if not isinstance(answer, BatchRaised) and answer.report is not None:
-                    on_report(answer.report)
-                if isinstance(answer, Pong):
-                    continue
-                assert flight.answer is not None, "a ping is answered by a pong"
-                if isinstance(answer, BatchDone):
-                    flight.answer.set_result(answer)
-                else:
-                    flight.answer.set_exception(BatchFailed(answer.reason))
-        except EOFError:
-            return
+            await self._link.end()
         finally:
             self.alive = False
             watchdog.cancel()
@@ -186,10 +172,8 @@ class Child:
         An idle process leaves by itself when we hang up; one that has not left after `grace_s` is killed.
         """
         self.alive = False
-        self._writer.close()
+        self._link.close()
         try:
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
             return await self._how_it_ended(grace_s)
         finally:
             self._process.kill()
@@ -198,25 +182,43 @@ class Child:
                 arena.close()
             how = self._describe()
             for position, flight in enumerate(self._flights):
-                if flight.answer is not None:
-                    flight.answer.set_exception(
-                        EngineDied(f"the engine process {how}", suspect=position == 0)
-                    )
+                self._settle(flight, EngineDied(f"the engine process {how}", suspect=position == 0))
             self._flights.clear()
+
+    def _took(self, message: FromEngine) -> None:
+        """A message from the process, in the order of what it was sent."""
+        if isinstance(message, Ready | LoadFailed):
+            self._loaded.set_result(message)
+            return
+        self._heard_s = time.monotonic()
+        flight = self._flights.popleft()
+        assert message.id == flight.id, (message.id, flight.id)
+        self._touch_head()
+        self._settle(flight, BatchFailed(message.reason) if isinstance(message, BatchRaised) else message)
+        if not isinstance(message, BatchRaised) and message.report is not None:
+            self._on_report(message.report)
+
+    def _settle(self, flight: _Flight, outcome: BatchDone | Pong | EngineFailure) -> None:
+        # The process computes on when whoever asked is gone, and the arena is busy until it answers.
+        if flight.arena is not None:
+            self._free.append(flight.arena)
+            self._slots.release()
+        if flight.answer is None or flight.answer.done():
+            return
+        if isinstance(outcome, EngineFailure):
+            flight.answer.set_exception(outcome)
+            # Looked at here, so that a failure whose caller leaves at this moment is not reported as never retrieved.
+            flight.answer.exception()
+        else:
+            assert isinstance(outcome, BatchDone), "a pong answers a ping"
+            flight.answer.set_result(outcome)
 
     def _kill(self, why: str) -> None:
         self._why_killed = why
         self._process.kill()
 
-    def _give_back(self, arena: int, answer: asyncio.Future[BatchDone]) -> None:
-        # Looked at here, so that a failure whose caller is gone is not reported as never retrieved.
-        if not answer.cancelled():
-            answer.exception()
-        self._free.append(arena)
-        self._slots.release()
-
-    def _take_off(self, answer: asyncio.Future[BatchDone] | None) -> int:
-        flight = _Flight(next(self._ids), answer)
+    def _take_off(self, answer: asyncio.Future[BatchDone] | None = None, arena: int | None = None) -> int:
+        flight = _Flight(next(self._ids), answer, arena)
         self._flights.append(flight)
         self._touch_head()
         return flight.id
@@ -234,7 +236,7 @@ class Child:
             since_s = self.busy_since_s
             if since_s is None:
                 if looked_s - self._heard_s >= ping_s:
-                    self._writer.write(protocol.frame(Ping(self._take_off(None))))
+                    self._link.send(Ping(self._take_off()))
             # Whoever slept through its own alarm, as all of a suspended machine does, looks again first.
             elif looked_s - since_s > hang_s and looked_s - last_s < step_s + hang_s / 2:
                 self._kill(f"gave no answer for {hang_s:g} s and was killed")

@@ -10,10 +10,10 @@ raw numbers in shared memory (`transport.py`), a message only says where they li
 tuples, which pickle in half the time of other objects.
 """
 
-import asyncio
 import pickle
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -182,18 +182,24 @@ def frame(message: ToEngine | FromEngine | FromRank) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read(reader: asyncio.StreamReader) -> FromEngine:
-    """The engine's next message.
+class Frames:
+    """The engine's messages out of a stream of bytes, however it was cut."""
 
-    Raises:
-        EOFError: the other side is gone, in the middle of a message or not.
-    """
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        message: FromEngine = pickle.loads(await reader.readexactly(length))
-    except OSError as error:
-        raise EOFError(str(error)) from error
-    return message
+    def __init__(self) -> None:
+        self._left = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[FromEngine]:
+        """The messages that are whole with these bytes; a torn one at the end of the stream is none."""
+        self._left += data
+        while len(self._left) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._left)
+            end = _LENGTH.size + length
+            if len(self._left) < end:
+                return
+            with memoryview(self._left) as whole:
+                message: FromEngine = pickle.loads(whole[_LENGTH.size : end])
+            del self._left[:end]
+            yield message
 
 
 def receive(sock: socket.socket) -> ToEngine:

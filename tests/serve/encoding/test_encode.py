@@ -62,3 +62,29 @@ def test_expired_and_cancelled_work_never_starts(pool):
 
     asyncio.run(check())
     assert done == ["last"]
+
+
+def test_closing_ends_the_threads_and_drops_what_waits():
+    pool, begun, gate, done = EncodePool(1), threading.Event(), threading.Event(), []
+
+    def first():
+        begun.set()
+        gate.wait()
+        return "first"
+
+    async def check():
+        busy = asyncio.ensure_future(pool.run(first, None))
+        waiting = asyncio.ensure_future(pool.run(lambda: done.append("waiting"), None))
+        await asyncio.to_thread(begun.wait)
+        closing = asyncio.ensure_future(asyncio.to_thread(pool.close))
+        while not pool.closed:
+            await asyncio.sleep(0.001)
+        gate.set()
+        assert await busy == "first"
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await closing
+
+    asyncio.run(check())
+    assert done == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
