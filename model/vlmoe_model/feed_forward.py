@@ -329,10 +329,8 @@ class FeedForward(nn.Module):
                 gates.append(torch.ones(len(rows_P), top_k, device=x_TD.device))
             first_group += size
         groups_TK, gates_TK = torch.cat(groups), torch.cat(gates)
-        if max(map(len, tokens.rows)) < len(x_TD):
-            # rows of the pools, one behind the other, back to the order of the batch
-            back_T = torch.cat(tokens.rows).argsort()
-            groups_TK, gates_TK = groups_TK[back_T], gates_TK[back_T]
+        if tokens.back_T is not None:
+            groups_TK, gates_TK = groups_TK[tokens.back_T], gates_TK[tokens.back_T]
         return make_plan(groups_TK, gates_TK, first_group)
 
 

@@ -63,24 +63,29 @@ class Tokens:
     """Which pool each token belongs to.
 
     pool_T: int64 [T]. onehot_TP: the same as float32 rows. rows: the tokens of each pool. plan: that of a dense layer.
+    back_T: int64 [T], where each token stands in the pools' rows one behind the other; None: where it is in the batch.
     """
 
     pool_T: Tensor
     onehot_TP: Tensor
     rows: tuple[Tensor, ...]
     plan: RoutePlan
+    back_T: Tensor | None
 
     @classmethod
     def of(cls, pool_T: Tensor, num_pools: int) -> "Tokens":
         """Index the tokens of every pool."""
         rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(num_pools))
         onehot_TP = F.one_hot(pool_T, num_pools).float()
-        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, num_pools))
+        mixed = max(map(len, rows)) < len(pool_T)
+        back_T = torch.cat(rows).argsort() if mixed else None
+        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, num_pools), back_T)
 
     def to(self, device: torch.device) -> "Tokens":
         """The same on a device. Counting happens before, on the host, where nothing waits for it."""
         rows = tuple(rows_P.to(device) for rows_P in self.rows)
-        return Tokens(self.pool_T.to(device), self.onehot_TP.to(device), rows, self.plan.to(device))
+        back_T = None if self.back_T is None else self.back_T.to(device)
+        return Tokens(self.pool_T.to(device), self.onehot_TP.to(device), rows, self.plan.to(device), back_T)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

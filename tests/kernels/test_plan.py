@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vlmoe_kernels import make_plan
+from vlmoe_kernels.plan import sorted_by_torch
 
 
 @st.composite
@@ -31,6 +32,25 @@ def test_every_kept_choice_has_exactly_one_row(case: tuple[Tensor, int]) -> None
     # the row of a choice is a row of its token
     token_TK = torch.arange(len(groups_TK)).unsqueeze(1).expand_as(groups_TK)
     assert torch.equal(plan.order_R[kept], token_TK[groups_TK >= 0])
+
+
+@given(choices())
+@settings(max_examples=200, deadline=None)
+def test_on_the_host_the_sorting_is_that_of_other_devices(case: tuple[Tensor, int]) -> None:
+    groups_TK, num_groups = case
+    plan = make_plan(groups_TK, None, num_groups)
+    chosen_R, slots_C, sizes = sorted_by_torch(groups_TK.flatten(), num_groups)
+    assert torch.equal(plan.order_R, chosen_R // groups_TK.shape[1])
+    assert torch.equal(plan.slots_TK.flatten(), slots_C)
+    assert plan.order_R.dtype == plan.slots_TK.dtype == torch.int64
+    assert plan.sizes == sizes
+
+
+def test_more_groups_than_16_bits_hold() -> None:
+    groups_TK = torch.tensor([[70_000], [3], [-1], [40_000], [3]])
+    plan = make_plan(groups_TK, None, 70_001)
+    assert plan.order_R.tolist() == [1, 4, 3, 0]
+    assert plan.slots_TK.flatten().tolist() == [3, 0, -1, 2, 1]
 
 
 @given(choices())

@@ -25,7 +25,9 @@ def test_rows_may_lie_apart_or_across(random: Any) -> None:
     assert torch.equal(op(x_TD[:1].expand(4, -1)), expected[:1].expand(4, -1))
 
 
-@pytest.mark.parametrize(("num_rows", "out_dim"), [(5, 8), (10, 64), (28, 64), (29, 64), (112, 64), (113, 64)])
+@pytest.mark.parametrize(
+    ("num_rows", "out_dim"), [(5, 8), (10, 64), (28, 64), (29, 64), (112, 64), (113, 64)]
+)
 def test_an_odd_width_reads_nothing_beyond_a_row(random: Any, num_rows: int, out_dim: int) -> None:
     """bf16 goes in pairs: the last one must not take the next row's first number."""
     x_TD = random(num_rows, 31)
