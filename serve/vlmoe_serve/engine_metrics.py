@@ -8,7 +8,7 @@ Counters are totals, so that any window can be looked at. Over a window, the thr
 """
 
 from collections.abc import Iterable
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -45,11 +45,11 @@ class EngineCollector(Collector):
             self._loads[model] = before.plus(report.load) if before is not None and is_like else report.load
 
     def forget(self, model: str) -> None:
-        """It is not served any more."""
-        self._loads.pop(model, None)
-        self._memory.pop(model, None)
-        self._experts.pop(model, None)
-        self._moves.pop(model, None)
+        """It is not served any more, alone or, under a joined name, with others."""
+        kept: tuple[dict[str, Any], ...] = (self._loads, self._memory, self._experts, self._moves)
+        for each in kept:
+            for name in [name for name in each if model in name.split("+")]:
+                del each[name]
 
     def collect(self) -> Iterable[Metric]:
         """All series of all models."""

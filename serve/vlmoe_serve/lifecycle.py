@@ -21,7 +21,7 @@ from vlmoe_model.errors import CheckpointError
 from vlmoe_serve.brownout import Brownout, Thresholds
 from vlmoe_serve.catalog import opening
 from vlmoe_serve.catalog.model_admin import ModelAdmin
-from vlmoe_serve.catalog.models import Models, ServedModel
+from vlmoe_serve.catalog.models import Models
 from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
@@ -85,9 +85,6 @@ async def serve(options: Options) -> None:
     if tls is not None and context is not None:
         watched.append(Watched(tls.files, partial(tls.renew, context)))
 
-    def open_model(name: str, path: str) -> ServedModel:
-        return opening.open_model(options, name, path, metrics, len(options.model))
-
     try:
         models = opening.open_models(options, metrics)
         listener = listen(options.host, options.port)
@@ -116,7 +113,7 @@ async def serve(options: Options) -> None:
         # whoever holds a model keeps its engine
         models.clear()
         _watch(service)
-        admin = ModelAdmin(service, open_model, options.model_root)
+        admin = ModelAdmin(service, partial(opening.open_beside, options, metrics), options.model_root)
         admins = AdminKeys(admin_keys, keys)
         server = HttpServer(
             create_app(

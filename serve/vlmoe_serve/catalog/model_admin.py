@@ -4,13 +4,16 @@
 
 Nothing has changed until the switch, which is one assignment, so whatever fails before it leaves all as it was. A
 request that has chosen its model keeps it: the old engine is stopped when nobody holds the old model any more.
+
+A model that shares weights with others, a delta with its base, gets one engine with them: they are started together
+with it, once more, and take over their own names at the switch.
 """
 
 import asyncio
 import logging
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -63,18 +66,20 @@ class UnloadedAnswer(Result):
     state: str = "unloaded"
 
 
+OpenBeside = Callable[[str, str, Iterable[ServedModel]], list[ServedModel]]
+
+
 class ModelAdmin:
     """Loads and unloads models, one at a time.
 
-    open_model: makes a model of a name and a checkpoint directory; its engine is not started. root: what may be
-    loaded lies below it; None lets nothing be loaded.
+    open_beside: makes a model of a name and a checkpoint directory, to be served beside others, and these once more
+    that are to share its engine, which is not started. root: what may be loaded lies below it; None lets nothing be
+    loaded.
     """
 
-    def __init__(
-        self, service: Service, open_model: Callable[[str, str], ServedModel], root: Path | None
-    ) -> None:
+    def __init__(self, service: Service, open_beside: OpenBeside, root: Path | None) -> None:
         self._service = service
-        self._open_model = open_model
+        self._open_beside = open_beside
         self._root = None if root is None else root.resolve()
         self._one_at_a_time = asyncio.Lock()
         # batchers that no served model holds: of models that are being loaded, or that are leaving
@@ -96,16 +101,29 @@ class ModelAdmin:
             )
         path = self._below_root(request.path)
         async with self._one_at_a_time:
-            model = self._opened(name, path)
-            self._others.add(model.batcher)
+            model, *relatives = self._opened(name, path)
+            batchers = [one.batcher for one in (model, *relatives)]
+            self._others.update(batchers)
             try:
                 old = self._service.models.get(name)
                 reports = await self._tried(model, old, request)
+                await self._check_same(relatives)
                 await self._check_spaces(model, old, request)
             except BaseException:
-                await self._stop(model.batcher)
+                for batcher in batchers:
+                    await self._stop(batcher)
                 raise
-            return self._switch(model, old, reports)
+            for relative in relatives:
+                self._switch(relative, self._service.models.named(relative.name))
+            self._switch(model, old)
+            _log.info("model %s: %s loaded", name, model.info.model_id)
+            return LoadedAnswer(
+                id=name,
+                model_id=model.info.model_id,
+                space_id=model.info.space_id,
+                replaced=None if old is None else old.info.model_id,
+                canary=reports,
+            )
 
     async def unload(self, name: str) -> UnloadedAnswer:
         """Serve no model of this name any more. Collections of its space stay, and wait for a model of it.
@@ -139,19 +157,19 @@ class ModelAdmin:
             raise Forbidden(f"path {shown(given)} leads out of --model-root", param="path")
         return path
 
-    def _opened(self, name: str, path: Path) -> ServedModel:
+    def _opened(self, name: str, path: Path) -> list[ServedModel]:
         try:
-            model = self._open_model(name, str(path))
+            opened = self._open_beside(name, str(path), self._service.models)
         except CheckpointError as error:
             raise InvalidField(str(error), param="path", code="invalid_checkpoint") from error
         except PlacementError as error:
             raise InvalidField(f"--placement: {error}", param="path", code="load_failed") from error
         assert self._root is not None
-        for file in {entry.file for entry in model.directory.tensors.values()}:
+        for file in {entry.file for entry in opened[0].directory.tensors.values()}:
             # a link, or the place that a delta names for its base
             if not file.resolve().is_relative_to(self._root):
                 raise Forbidden(f"{path.name}: its weights lie outside --model-root", param="path")
-        return model
+        return opened
 
     async def _tried(
         self, model: ServedModel, old: ServedModel | None, request: LoadRequest
@@ -171,6 +189,18 @@ class ModelAdmin:
                 )
         return reports
 
+    async def _check_same(self, relatives: Sequence[ServedModel]) -> None:
+        for model in relatives:
+            served = self._service.models.named(model.name).info
+            found = await model.batcher.start()
+            if found.facts != served.facts:
+                raise Conflict(
+                    f"{model.name!r} shares weights with it, and its files are not those that are served any more: "
+                    f"{served.facts.model_id} became {found.facts.model_id}; load it first",
+                    code="relative_changed",
+                    param="path",
+                )
+
     async def _check_spaces(self, new: ServedModel, old: ServedModel | None, request: LoadRequest) -> None:
         space_id = None if old is None else old.info.space_id
         left = [model.info.space_id for model in self._service.models if model is not old]
@@ -189,21 +219,13 @@ class ModelAdmin:
                 param="path",
             )
 
-    def _switch(self, model: ServedModel, old: ServedModel | None, reports: list[HeadReport]) -> LoadedAnswer:
+    def _switch(self, model: ServedModel, old: ServedModel | None) -> None:
         self._service.models = self._service.models.with_model(model)
         self._others.discard(model.batcher)
         if old is not None:
             self._service.metrics.on_model_gone(old.name, old.info)
             self._retire(old)
         self._service.metrics.on_model(model.name, model.info)
-        _log.info("model %s: %s loaded", model.name, model.info.model_id)
-        return LoadedAnswer(
-            id=model.name,
-            model_id=model.info.model_id,
-            space_id=model.info.space_id,
-            replaced=None if old is None else old.info.model_id,
-            canary=reports,
-        )
 
     def _retire(self, model: ServedModel) -> None:
         """Stop a model's engine once the last request that has chosen it is gone."""

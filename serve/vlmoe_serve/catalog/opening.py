@@ -1,8 +1,9 @@
 """From the options to the models that are served, each behind a batcher whose engine is yet to start."""
 
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
-from vlmoe_model.checkpoint.directory import open_directory
+from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory
 from vlmoe_serve.batching.batcher import Batcher, BatcherOptions
 from vlmoe_serve.catalog.family import Family, families
 from vlmoe_serve.catalog.models import ServedModel
@@ -24,12 +25,7 @@ class _Threads(TypedDict):
 def open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
     """Each with an engine of its own, but for those that share weights and can share one."""
     names = [choice.name for choice in options.model]
-    if (
-        options.ranks > 1
-        or options.trace_routing is not None
-        or options.expert_memory
-        or options.engine != DEFAULTS.engine
-    ):
+    if not _can_share(options):
         return [
             open_model(options, choice.name, choice.path, metrics, len(names)) for choice in options.model
         ]
@@ -41,24 +37,65 @@ def open_models(options: Options, metrics: Metrics) -> list[ServedModel]:
             (only,) = positions
             models[only] = open_model(options, names[only], options.model[only].path, metrics, len(groups))
             continue
-        first, *others = (directories[position].path for position in positions)
-        batcher = Batcher(
-            EngineOptions(
-                path=first,
-                siblings=tuple(others),
-                device=options.device,
-                dtype=options.dtype,
-                **_threads(options, len(groups)),
-                mode=options.routing_mode,
-            ),
-            BatcherOptions(max_queue_ms=options.max_queue_ms),
-            observer=metrics.observer("+".join(names[position] for position in positions)),
-            factory=FAMILY,
-        )
-        for position, member in zip(positions, Family(batcher, len(positions)).members(), strict=True):
-            directory = directories[position]
-            models[position] = ServedModel(names[position], directory, directory.processor(), member)
+        members = {names[position]: directories[position] for position in positions}
+        models.update(zip(positions, _open_family(options, members, metrics, len(groups)), strict=True))
     return [models[position] for position in range(len(names))]
+
+
+def open_beside(
+    options: Options, metrics: Metrics, name: str, path: str, served: Iterable[ServedModel]
+) -> list[ServedModel]:
+    """A model to be served beside others, or in the place of the one of its name.
+
+    Returns:
+        It, and behind it, if it shares weights with some that are served, these once more: in one engine with it.
+    """
+    directory = open_directory(path)
+    others = [model for model in served if model.name != name]
+    (family,) = [
+        positions
+        for positions in families([directory, *(model.directory for model in others)])
+        if 0 in positions
+    ]
+    if len(family) == 1 or not _can_share(options):
+        return [open_model(options, name, path, metrics, len(options.model))]
+    relatives = [others[position - 1] for position in family if position > 0]
+    members = {name: directory, **{model.name: model.directory for model in relatives}}
+    return _open_family(options, members, metrics, len(options.model))
+
+
+def _can_share(options: Options) -> bool:
+    return (
+        options.ranks == 1
+        and options.trace_routing is None
+        and not options.expert_memory
+        and options.engine == DEFAULTS.engine
+    )
+
+
+def _open_family(
+    options: Options, members: Mapping[str, CheckpointDir], metrics: Metrics, num_engines: int
+) -> list[ServedModel]:
+    first, *others = (directory.path for directory in members.values())
+    batcher = Batcher(
+        EngineOptions(
+            path=first,
+            siblings=tuple(others),
+            device=options.device,
+            dtype=options.dtype,
+            **_threads(options, num_engines),
+            mode=options.routing_mode,
+        ),
+        BatcherOptions(max_queue_ms=options.max_queue_ms),
+        observer=metrics.observer("+".join(members)),
+        factory=FAMILY,
+    )
+    return [
+        ServedModel(name, directory, directory.processor(), member)
+        for (name, directory), member in zip(
+            members.items(), Family(batcher, len(members)).members(), strict=True
+        )
+    ]
 
 
 def _threads(options: Options, num_engines: int) -> _Threads:

@@ -1,6 +1,8 @@
 """A base and its deltas, served by one process."""
 
+import concurrent.futures
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from vlmoe_model.checkpoint.weights import load_state
 from vlmoe_model.images import open_image
 from vlmoe_model.inputs import Job
 from vlmoe_model.runner import Runner
+
+from ..waiting import wait_until
 
 QUESTION = "is there a red circle"
 
@@ -68,3 +72,77 @@ def test_each_answers_as_if_it_were_alone_and_they_live_in_one_process(family, s
         alone = server.client.post("/embed", json=body).json()
         assert together[position] == alone
     assert server.end() == 0
+
+
+@pytest.fixture
+def loading(family, start, tmp_path):
+    """A server of the base, and load(name, path)."""
+    (tmp_path / "admins").write_text("admin-key\n")
+    folder = family["base"].parent
+    server = start(
+        *("--model", f"base={family['base']}", "--model-root", str(folder)),
+        *("--admin-key-file", str(tmp_path / "admins")),
+    )
+
+    def load(name, path):
+        return server.client.post(
+            f"/v1/models/{name}/load", json={"path": path}, headers={"authorization": "Bearer admin-key"}
+        )
+
+    yield server, load
+    assert server.end() == 0
+    assert not server.tracebacks
+
+
+def test_one_that_is_loaded_joins_its_relatives_and_nobody_notices(loading, image):
+    server, load = loading
+    question = {"image": image, "question": QUESTION, "top_k": 4}
+    before = server.client.post("/vqa", json=question).json()
+    ended = threading.Event()
+
+    def keep_asking():
+        answers = []
+        while not ended.is_set():
+            answers.append(server.client.post("/vqa", json={"model": "base", **question}))
+        return answers
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(2)]
+        try:
+            first, second = load("one", "delta-1"), load("two", "delta-2")
+        finally:
+            ended.set()
+        answers = [answer for each in asking for answer in each.result()]
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json() == before for answer in answers)
+    # what answered before has left
+    wait_until(lambda: len(server.children()) == 1)
+    models = server.client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["base", "one", "two"]
+    for name in ("one", "two"):
+        found = server.client.post("/vqa", json={"model": name, **question})
+        assert found.headers["x-model-id"] == {model["id"]: model["model_id"] for model in models}[name]
+        assert found.json()["answers"] != before["answers"]
+    # the same weights under another name, and a swap inside the family
+    assert load("two", "delta-1").json()["replaced"] == second.json()["model_id"]
+    wait_until(lambda: len(server.children()) == 1)
+    assert server.client.post("/vqa", json={"model": "base", **question}).json() == before
+
+
+def test_one_whose_relatives_have_changed_on_disk_is_not_loaded(loading, family, image):
+    server, load = loading
+    folder = family["base"].parent
+    shutil.copytree(folder / "delta-1", folder / "changing")
+    assert load("one", "changing").status_code == 200
+    # an undisturbed engine serves what it has read
+    shutil.rmtree(folder / "changing")
+    shutil.copytree(folder / "delta-2", folder / "changing")
+    before = server.client.get("/v1/models").json()
+    found = load("two", "delta-2")
+    assert (found.status_code, found.json()["error"]["code"]) == (409, "relative_changed")
+    assert server.client.get("/v1/models").json() == before
+    wait_until(lambda: len(server.children()) == 1)
+    for name in ("base", "one"):
+        body = {"model": name, "image": image, "question": QUESTION}
+        assert server.client.post("/vqa", json=body).status_code == 200
