@@ -94,7 +94,7 @@ class ExpertStorage:
         least = num_experts * self.expert_bytes
         if budget_bytes < least:
             raise ValueError(
-                f"a memory of {budget_bytes / 1e6:.0f} MB does not hold the {num_experts} experts of one block: "
+                f"a memory of {budget_bytes / 1e6:g} MB does not hold the {num_experts} experts of one block: "
                 f"at least {-(-least // 10**6)} MB, and {num_layers * least / 1e6:.0f} MB hold those of all"
             )
         self._num_experts = num_experts

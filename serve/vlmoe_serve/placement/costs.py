@@ -93,6 +93,11 @@ class Sizes:
         """Weights of one expert."""
         return (2 * self.dim * self.ffn_dim + self.dim + self.ffn_dim) * self.weight_bytes
 
+    @property
+    def dense_flops(self) -> int:
+        """Of a token beside each mixture, every other block being one: two attentions' projections, a dense layer."""
+        return 16 * self.dim**2 + 4 * self.dim * self.ffn_dim
+
 
 _BASE = Sizes(dim=768, ffn_dim=3072, weight_bytes=2, shared_parameters=175_000_000)
 DEVICES = ("cpu", "cuda")
@@ -112,10 +117,9 @@ def costs_on(device: str, sizes: Sizes | None, ranks_per_node: int | None = None
         experts += " (VL-MoE base: the trace does not say)"
     if device == "cpu":
         costs = cpu_costs(known.dim, known.ffn_dim, known.weight_bytes, ranks_per_node or 1 << 16)
-        dense_flops = 8 * known.dim**2 + 4 * known.dim * known.ffn_dim
         costs = dataclasses.replace(
             costs,
-            dense_token_us=dense_flops / _CPU_FLOPS_PER_US,
+            dense_token_us=known.dense_flops / _CPU_FLOPS_PER_US,
             dense_layer_us=0.0,
             shared_bytes=known.shared_parameters * 2,
         )
@@ -127,7 +131,7 @@ def gpu_costs(sizes: Sizes, ranks_per_node: int | None = None) -> Costs:
     """The defaults, in proportion to the sizes of a model; bf16 outside of experts."""
     base = Costs()
     compute = sizes.dim * sizes.ffn_dim / (_BASE.dim * _BASE.ffn_dim)
-    dense = (2 * sizes.dim + sizes.ffn_dim) * sizes.dim / ((2 * _BASE.dim + _BASE.ffn_dim) * _BASE.dim)
+    dense = sizes.dense_flops / _BASE.dense_flops
     wire = sizes.dim / _BASE.dim
     return Costs(
         token_us=base.token_us * compute,
