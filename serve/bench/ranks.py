@@ -11,11 +11,11 @@ and routers that spread tokens over all experts.
 import argparse
 import asyncio
 import dataclasses
+import os
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +69,32 @@ def processes_of(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
+def stay_on_own_cores(pid: int) -> None:
+    """Have each rank of an engine stay on one core, for timing beside other work.
+
+    Linux likes to wake a process on the core of who wakes it, if the one that it slept on has anything else to do by
+    then, however unimportant, and two ranks then share a core for milliseconds. Servers leave it to Linux: a busy front
+    needs its share of each core.
+    """
+    ranks = [pid, *(each for each in processes_of(pid)[1:] if "engine.rank" in _command_of(each))]
+    for rank, core in zip(ranks, sorted(os.sched_getaffinity(0)), strict=False):
+        for task in os.listdir(f"/proc/{rank}/task"):
+            os.sched_setaffinity(int(task), {core})
+
+
+def _command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
 def pss_mb(pid: int) -> float:
     """Proportional set size of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-async def measure(path: Path, dtype: str, ranks: int, nodes: int, sizes: Sequence[int], repeats: int) -> None:
+async def measure(path: Path, args: argparse.Namespace) -> None:
     """All engines alive at once, one batch of each in turn."""
+    dtype, ranks, nodes, sizes = args.dtype, args.ranks, args.nodes, args.images
     alternatives = {
         f"1 rank x {ranks} threads": EngineOptions(path, "cpu", dtype, threads=ranks),
         f"{ranks} ranks x 1 thread": EngineOptions(path, "cpu", dtype, threads=1, ranks=ranks),
@@ -94,10 +112,14 @@ async def measure(path: Path, dtype: str, ranks: int, nodes: int, sizes: Sequenc
     for engine in engines.values():
         await engine.start()
     try:
+        if args.own_cores:
+            engine = engines[f"{ranks} ranks x 1 thread"]
+            assert engine.pid is not None
+            stay_on_own_cores(engine.pid)
         for num in sizes:
             jobs = pictures(path, num)
             ms: dict[str, list[float]] = {name: [] for name in engines}
-            for _ in range(repeats):
+            for _ in range(args.repeats):
                 for name, engine in engines.items():
                     start_s = time.perf_counter()
                     await engine.run(jobs)
@@ -125,10 +147,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--own-cores", action="store_true", help="each of as many ranks as cores stays on one"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = random_checkpoint(args.preset, Path(scratch, "model")) if args.preset else resolve(args.model)
-        asyncio.run(measure(path, args.dtype, args.ranks, args.nodes, args.images, args.repeats))
+        asyncio.run(measure(path, args))
 
 
 if __name__ == "__main__":

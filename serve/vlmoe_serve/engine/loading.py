@@ -16,7 +16,6 @@ from vlmoe_model.precision import EXPERT_BYTES, Dtype, choose_device, choose_dty
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.expert_shares import costs_of, holdings_of, split_by_counts
-from vlmoe_serve.engine.own_cores import stay_on_own_cores
 from vlmoe_serve.placement.costs import Costs
 
 
@@ -26,7 +25,6 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
     Raises:
         ValueError: a bad checkpoint, or a placement for another model.
     """
-    stay_on_own_cores(group.rank, options)
     config = open_directory(resolve(options.path)).config
     device = choose_device(options.device)
     dtype = cast(Dtype, choose_dtype_for(config, options.dtype, device))

@@ -1,6 +1,6 @@
 """A process of low priority that plans placements for rank 0.
 
-python -P -m vlmoe_serve.engine.planning PARENT_PID [CORES]      pickled `Question`s in, pickled `Revision`s out
+python -P -m vlmoe_serve.engine.planning PARENT_PID      pickled `Question`s in, pickled `Revision`s out
 
 Both ends are our own processes and the pipes are anonymous, so pickle is safe here.
 """
@@ -25,11 +25,8 @@ class Planning:
     """The process, seen from rank 0. Make it in the thread that lives as long as this process."""
 
     def __init__(self) -> None:
-        # it may take what is idle of any core, also where rank 0 stays on one of its own
-        cores = os.sched_getaffinity(os.getppid()) if hasattr(os, "sched_getaffinity") else ()
-        told = [",".join(map(str, sorted(cores)))] if cores else []
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE, str(os.getpid()), *told],
+            [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -67,8 +64,6 @@ def main(argv: list[str]) -> int:
     """Answer until there are no more questions."""
     die_with(int(argv[0]))
     os.nice(NICE)
-    if len(argv) > 1:
-        os.sched_setaffinity(0, map(int, argv[1].split(",")))
     # whatever a library prints must not come between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
