@@ -121,6 +121,19 @@ class NormBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class CellBackend(Backend, Protocol):
+    """A backend that can also describe images by the orientations of their gradients, in one pass over memory."""
+
+    def gradient_cells(self, images_N3SS: Tensor, cell: int, epsilon: float) -> Tensor:
+        """Float32 [N, 3, S, S] -> [N, 9 + 3, S / cell, S / cell]: nine orientations and the mean colour of each cell.
+
+        A pixel's gradient is that of its strongest channel (central differences, the border repeated), soft-binned by
+        its angle modulo pi. Means over the cell, divided by those of the cells around plus epsilon, and the root.
+        """
+        ...
+
+
+@runtime_checkable
 class CombiningBackend(Backend, Protocol):
     """A backend that can also bring routed rows back that lie in several pieces, in one pass over memory."""
 

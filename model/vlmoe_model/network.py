@@ -15,6 +15,7 @@ from vlmoe_model.heads import HEADS, States
 from vlmoe_model.layers import Linear
 from vlmoe_model.packing import Packed
 from vlmoe_model.routing import AUX_LOSSES, Routing
+from vlmoe_model.stems.gradient import GradientStem
 
 
 class VLMoE(nn.Module):
@@ -34,6 +35,8 @@ class VLMoE(nn.Module):
             for module in part.modules():
                 if isinstance(module, Linear):
                     module.pack(backend, torch.float32)
+                elif isinstance(module, GradientStem):
+                    module.pack(backend)
 
     def quantise_experts(self) -> None:
         """Have the matrices of mixture blocks packed in int8."""

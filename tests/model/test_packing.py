@@ -9,7 +9,7 @@ from vlmoe_kernels import Run
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Example, Job
-from vlmoe_model.packing import PAIR, TEXT, VISION, assemble, normalise, pack
+from vlmoe_model.packing import PAIR, TEXT, VISION, assemble, normalise, normalised_by_formula, pack
 
 JobBuilder = Callable[..., Job]
 JobsBuilder = Callable[[ModelConfig], list[Job]]
@@ -93,6 +93,14 @@ def test_normalise_uses_the_heads_own_values(config: ModelConfig) -> None:
     config = dataclasses.replace(config, heads=(dataclasses.replace(head, image=spec),))
     images = torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
     assert normalise(images, config, "shapes")[0, :, 0, 0].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_every_byte_is_normalised_as_the_formula_says(config: ModelConfig) -> None:
+    spec = config.head("shapes").image
+    images = torch.randperm(256 * 3).view(1, 16, 16, 3).to(torch.uint8)
+    found = normalise(images, config, "shapes")
+    assert found.is_contiguous()
+    assert torch.equal(found, normalised_by_formula(images, spec))
 
 
 def test_normalise_needs_a_head_with_images(config: ModelConfig) -> None:

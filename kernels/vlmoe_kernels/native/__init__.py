@@ -16,6 +16,7 @@ from torch import Tensor
 from vlmoe_kernels import cpu, eager, int8
 from vlmoe_kernels.int8 import Int8Pool
 from vlmoe_kernels.native.build import cpu_flags
+from vlmoe_kernels.native.cells import gradient_cells
 from vlmoe_kernels.native.library import library
 from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.pieces import combined
@@ -30,6 +31,7 @@ __all__ = [
     "add_norm",
     "attention",
     "combine",
+    "gradient_cells",
     "grouped_ffn",
     "grouped_linear",
     "int8_ffn",

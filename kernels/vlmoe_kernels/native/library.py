@@ -148,6 +148,7 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
         c_float,
         POINTER(Plan),
     ),
+    "gradient_cells": (c_void_p, c_int64, c_int64, c_int64, c_float),
     "attention": (
         c_void_p,
         c_void_p,

@@ -8,11 +8,15 @@ soft-binned, normalised by the energy around it and square-rooted, and its mean 
 # N = images, S = side, B = orientation bins, c = cells along a side
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmoe_kernels import Backend
+from vlmoe_kernels.ops import CellBackend
 from vlmoe_model.layers import Linear
 from vlmoe_model.stems.patch import unfold_cells
 
@@ -32,12 +36,18 @@ class GradientStem(nn.Module):
             )
         self.patch_size = patch_size
         self.proj = Linear((BINS + 3) * CELLS**2, dim)
+        self._cells: Callable[[Tensor, int], Tensor] = gradient_cells
+
+    def pack(self, backend: Backend) -> None:
+        """Have the cells computed by a backend that can, for inference."""
+        if isinstance(backend, CellBackend):
+            self._cells = partial(backend.gradient_cells, epsilon=EPSILON)
 
     def forward(self, images_N3SS: Tensor) -> Tensor:
         """[N, 3, S, S] -> [N, G * G, D]."""
         grid = images_N3SS.shape[-1] // self.patch_size
         with torch.no_grad(), torch.autocast(images_N3SS.device.type, enabled=False):
-            cells = gradient_cells(images_N3SS.float(), self.patch_size // CELLS)
+            cells = self._cells(images_N3SS.float(), self.patch_size // CELLS)
         rows: Tensor = self.proj(unfold_cells(cells, grid))
         return rows.view(images_N3SS.shape[0], grid * grid, -1)
 

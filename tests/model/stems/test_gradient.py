@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vlmoe_kernels import backend
 from vlmoe_model.stems.gradient import BINS, EPSILON, GradientStem, gradient_cells
 
 
@@ -62,6 +63,13 @@ def test_a_patch_has_its_own_cells() -> None:
     distance = (stem(image) - stem(changed)).abs().sum(-1).view(4, 4)
     assert distance.argmax() == 2 * 4
     assert distance[0].max() == distance[:, 3].max() == 0
+
+
+def test_packed_for_any_cpu_it_says_the_same(cpu_backend: str) -> None:
+    stem, images = GradientStem(10, 8), torch.rand(2, 3, 24, 24)
+    expected = stem(images)
+    stem.pack(backend(cpu_backend))
+    torch.testing.assert_close(stem(images), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(params=[1, 3])

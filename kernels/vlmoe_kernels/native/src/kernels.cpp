@@ -4,6 +4,7 @@
 #include <new>
 
 #include "attention.h"
+#include "cells.h"
 #include "grouped.h"
 #include "int8.h"
 #include "pieces.h"
@@ -168,6 +169,11 @@ int vlmoe_int8_ffn_of_pieces(int64_t is_bf16, const Pieces* pieces, const int64_
     const auto x_row = [&](int64_t token) { return rows[size_t(source[token])]; };
     int8_feed_forward<T>(x_row, *up, *down, mid_weight, mid_bias, eps, *plan, num_threads, static_cast<T*>(out));
   });
+}
+
+int vlmoe_gradient_cells(int64_t is_bf16, const float* images, int64_t num_images, int64_t side, int64_t cell,
+                         float epsilon, int64_t num_threads, float* out) {
+  return with_dtype(is_bf16, [&](auto) { gradient_cells(images, num_images, side, cell, epsilon, num_threads, out); });
 }
 
 // strides: (token, head) of q, k and v
