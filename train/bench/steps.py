@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 from vlmoe_kernels.choice import choose_learning_backend
+from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.presets import PRESETS
 from vlmoe_train import datasets
 from vlmoe_train.config import HeadRecipe, TaskRecipe, TrainConfig, load_recipe
 from vlmoe_train.data.samples import Samples
 from vlmoe_train.model_building import build
-from vlmoe_train.trainer import Trainer, keep_freed_memory
+from vlmoe_train.trainer import Trainer
 
 # untimed steps of each: memory is touched
 WARM_UP = 2

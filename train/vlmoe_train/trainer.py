@@ -3,7 +3,6 @@
 build -> (prepare | resume) -> [ batch -> forward -> backward -> clip -> AdamW ] x steps -> checkpoint
 """
 
-import ctypes
 import functools
 import json
 import time
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmoe_kernels.choice import choose_learning_backend
+from vlmoe_kernels.heap import keep_freed_memory
 from vlmoe_model.checkpoint.delta import save_delta
 from vlmoe_model.checkpoint.directory import resolve
 from vlmoe_model.checkpoint.weights import save
@@ -29,9 +29,6 @@ from vlmoe_train.tasks import Batch
 from vlmoe_train.workers import Worker, join_workers, leave_workers
 
 METRICS = "metrics.jsonl"
-
-# glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Trainer:
@@ -161,14 +158,6 @@ class Trainer:
             metrics=metrics,
             dtype=torch.bfloat16,
         )
-
-
-def keep_freed_memory() -> None:
-    """Have glibc reuse large blocks; by default each one is given back and paged in again at every step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(option, (1 << 31) - 1)
 
 
 def train(

@@ -2,8 +2,7 @@
 
     x_TD --gate_kernel--> groups_TK, gates_TK, counts of each tile of tokens
                           (claim_kernel: drops what finds no room)
-         --scan_kernel--> offsets of the groups, and of each tile in them
-         --place_kernel-> order_R, gates_R, slots_TK
+         --places.py----> offsets of the groups; order_R, gates_R, slots_TK
 
 The scores of all pools are one product; a token sees the columns of its own pool. A pool without a router is one
 column of zeros: softmax over it is exactly 1. So columns are groups, numbered through the pools.
@@ -19,13 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vlmoe_kernels.triton.places import place
 from vlmoe_kernels.triton.routes import Routes
 from vlmoe_kernels.triton.tiles import FP_FUSION
 
 # tokens of one program; also the unit in which rows are counted
 BLOCK_T = 16
-# tiles that the scan reads at once
-BLOCK_TILES = 16
 # slots of a group without a limit
 UNLIMITED = 2**31 - 1
 
@@ -139,67 +137,6 @@ def claim_kernel(
     tl.store(counts_ptr + tile * NUM_GROUPS + g, counts, mask=g < NUM_GROUPS)
 
 
-@triton.jit(do_not_specialize=["num_tiles"])
-def scan_kernel(
-    counts_ptr,
-    offsets_ptr,
-    num_tiles,
-    NUM_GROUPS: tl.constexpr,
-    BLOCK_TILES: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-):
-    """Counts of each tile to the rows of the tiles before it, in place; and where each group starts."""
-    g = tl.arange(0, BLOCK_G)
-    total = tl.zeros((BLOCK_G,), tl.int32)
-    for first in range(0, num_tiles, BLOCK_TILES):
-        tiles = first + tl.arange(0, BLOCK_TILES)
-        ptrs = counts_ptr + tiles[:, None] * NUM_GROUPS + g[None, :]
-        mask = (tiles[:, None] < num_tiles) & (g[None, :] < NUM_GROUPS)
-        counts = tl.load(ptrs, mask=mask, other=0)
-        tl.store(ptrs, total[None, :] + tl.cumsum(counts, 0) - counts, mask=mask)
-        total += tl.sum(counts, 0)
-    tl.store(offsets_ptr + g + 1, tl.cumsum(total, 0), mask=g < NUM_GROUPS)
-    tl.store(offsets_ptr, 0)
-
-
-@triton.jit(do_not_specialize=["num_tokens"])
-def place_kernel(
-    groups_ptr,
-    gates_ptr,
-    before_ptr,
-    offsets_ptr,
-    order_ptr,
-    gates_out_ptr,
-    slots_ptr,
-    num_tokens,
-    NUM_GROUPS: tl.constexpr,
-    TOP_K: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-):
-    """The row of every kept choice: rows of a group in the order of tokens (a token chooses a group once)."""
-    tile = tl.program_id(0)
-    tokens = tile * BLOCK_T + tl.arange(0, BLOCK_T)
-    is_token = tokens < num_tokens
-    g = tl.arange(0, BLOCK_G)
-    is_group = g < NUM_GROUPS
-    chosen = tl.zeros((BLOCK_T, BLOCK_G), tl.int32)
-    for k in tl.static_range(TOP_K):
-        group = tl.load(groups_ptr + tokens * TOP_K + k, mask=is_token, other=-1)
-        chosen += (g[None, :] == group[:, None]).to(tl.int32)
-    start = tl.load(offsets_ptr + g, mask=is_group, other=0)
-    start += tl.load(before_ptr + tile * NUM_GROUPS + g, mask=is_group, other=0)
-    rows = start[None, :] + tl.cumsum(chosen, 0) - chosen
-    for k in tl.static_range(TOP_K):
-        group = tl.load(groups_ptr + tokens * TOP_K + k, mask=is_token, other=-1)
-        gate = tl.load(gates_ptr + tokens * TOP_K + k, mask=is_token, other=0.0)
-        row = tl.sum(tl.where(g[None, :] == group[:, None], rows, 0), 1)
-        is_kept = group >= 0
-        tl.store(order_ptr + row, tokens.to(tl.int64), mask=is_kept)
-        tl.store(gates_out_ptr + row, gate, mask=is_kept)
-        tl.store(slots_ptr + tokens * TOP_K + k, tl.where(is_kept, row, -1).to(tl.int64), mask=is_token)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate:
     """The routers of one layer, side by side.
@@ -235,19 +172,9 @@ class Gate:
         num_tiles = triton.cdiv(num_tokens, BLOCK_T)
         block_g = max(16, triton.next_power_of_2(num_groups))
 
-        def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        def floats(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=torch.float32, device=device)
-
-        groups_TK, gates_TK = ints(num_tokens, top_k), floats(num_tokens, top_k)
-        counts, offsets = ints(num_tiles, num_groups), ints(num_groups + 1)
-        order_R, slots_TK = (
-            ints(num_tokens * top_k, dtype=torch.int64),
-            ints(num_tokens, top_k, dtype=torch.int64),
-        )
-        gates_R = floats(num_tokens * top_k)
+        groups_TK = torch.empty(num_tokens, top_k, dtype=torch.int32, device=device)
+        gates_TK = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)
+        counts = torch.empty(num_tiles, num_groups, dtype=torch.int32, device=device)
         block_d, num_warps, num_stages = gate_shape(block_g)
         shape = {
             "NUM_GROUPS": num_groups,
@@ -289,22 +216,9 @@ class Gate:
                 **shape,
             )
             groups_TK = kept_TK
-        scan_kernel[(1,)](counts, offsets, num_tiles, BLOCK_TILES=BLOCK_TILES, **shape)
-        if num_tokens:
-            place_kernel[(num_tiles,)](
-                groups_TK,
-                gates_TK,
-                counts,
-                offsets,
-                order_R,
-                gates_R,
-                slots_TK,
-                num_tokens,
-                TOP_K=top_k,
-                BLOCK_T=BLOCK_T,
-                **shape,
-            )
-        return Routes(order_R, offsets, slots_TK, gates_R, complete=top_k == 1 and limits is None)
+        return place(
+            groups_TK, gates_TK, counts, complete=top_k == 1 and limits is None, block_t=BLOCK_T, shape=shape
+        )
 
 
 def gate_shape(block_g: int) -> tuple[int, int, int]:

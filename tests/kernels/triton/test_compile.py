@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlmoe_kernels.triton import flash, gate, gemm, rows, tiles, training
+from vlmoe_kernels.triton import flash, gate, gemm, places, rows, tiles, training
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -85,9 +85,9 @@ def routing_cases(num_groups: int) -> Iterator[tuple[str, Case]]:
     yield f"claim {num_groups}", Case(gate.claim_kernel, tokens | {"BY_SCORE": True}, num_warps, 1)
     yield (
         f"scan {num_groups}",
-        Case(gate.scan_kernel, groups | {"BLOCK_TILES": gate.BLOCK_TILES}, num_warps, 1),
+        Case(places.scan_kernel, groups | {"BLOCK_TILES": places.BLOCK_TILES}, num_warps, 1),
     )
-    yield f"place {num_groups}", Case(gate.place_kernel, tokens, num_warps, 1)
+    yield f"place {num_groups}", Case(places.place_kernel, tokens, num_warps, 1)
 
 
 def cases(architecture: str, dtype: str) -> dict[str, Case]:
