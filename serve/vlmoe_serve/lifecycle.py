@@ -1,21 +1,12 @@
-"""The life of a server process: open, listen, load, serve, drain, end.
+"""A server process: what it is made of, put together and taken apart again.
 
-    open files -> listen -> the doors answer (not ready) -> engines load -> ready -> SIGTERM -> drain -> stop engines
+    open files -> listen -> put it together -> live (`living.py`) -> stop engines
 
-Whatever fails before the server is ready ends it with one line. The first SIGTERM or SIGINT drains; the second ends
-the process at once.
+Whatever fails before the server is ready ends it with one line.
 """
 
 import asyncio
-import gc
-import logging
-import os
-import signal
-import socket
-import time
-from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any
 
 from vlmoe_model.errors import CheckpointError
 from vlmoe_serve.brownout import Brownout, Thresholds
@@ -26,16 +17,16 @@ from vlmoe_serve.cores import num_cores
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.engine.chosen import check_engine
-from vlmoe_serve.engine.failures import EngineStartError
-from vlmoe_serve.file_watch import Watched, watch
+from vlmoe_serve.file_watch import Watched
 from vlmoe_serve.grpc_door.server import GrpcServer
 from vlmoe_serve.http_door.app import create_app, create_turnstile
 from vlmoe_serve.http_door.connection import ConnectionLimits
-from vlmoe_serve.http_door.server import HttpServer, ListenError, listen, url_of
+from vlmoe_serve.http_door.server import HttpServer, ListenError, listen
 from vlmoe_serve.keys.access import Access
 from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.keys.api_keys import ApiKeys
 from vlmoe_serve.keys.key_limits import KeyLimits
+from vlmoe_serve.living import StartError, live, stop_engines
 from vlmoe_serve.metrics import Metrics
 from vlmoe_serve.option_readers import ANY_PORT
 from vlmoe_serve.option_sources import UsageError
@@ -46,19 +37,6 @@ from vlmoe_serve.retrieval.store import StoreError
 from vlmoe_serve.service import Limits, Service
 from vlmoe_serve.telemetry.trace import Traces, open_traces
 from vlmoe_serve.tls import Tls
-
-_log = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Callers on a kept connection may have a request on its way while the last answer leaves.
-_LAST_REFUSALS_S = 0.05
-# Objects that are in the garbage collector's care before it looks at the youngest: some hundred requests.
-_COLLECT_AFTER = 10_000
-# Refusals of what was not answered in time need no longer than this to be sent.
-_LAST_ANSWERS_S = 1.0
-
-
-class StartError(RuntimeError):
-    """The server cannot start; one line for the user."""
 
 
 async def serve(options: Options) -> None:
@@ -135,9 +113,9 @@ async def serve(options: Options) -> None:
             grpc_server = _grpc_server(options, service, access, admin, admins, tls)
             if tls is not None and grpc_server is not None:
                 watched.append(Watched(tls.files, grpc_server.renew))
-            await _live(service, server, listener, grpc_server, options.drain_s, watched)
+            await live(service, server, listener, grpc_server, options.drain_s, watched)
         finally:
-            await _stop_engines(service)
+            await stop_engines(service)
             await admin.close()
             encode_pool.close()
             collections.close()
@@ -213,107 +191,3 @@ def _watch(service: Service) -> None:
         lambda: {"images": service.pictures.stats, "embeddings": service.embeddings.stats}
     )
     watch("collection_items", "Items in a collection.", "collection", service.collections.sizes)
-
-
-async def _live(
-    service: Service,
-    server: HttpServer,
-    listener: socket.socket,
-    grpc_server: GrpcServer | None,
-    drain_s: float,
-    watched: Sequence[Watched],
-) -> None:
-    asked_to_end, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, _on_signal, service, asked_to_end, number)
-    loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    watching = asyncio.create_task(watch(watched, hurry))
-    where = url_of(listener, tls=server.config.ssl is not None)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    if grpc_server is not None:
-        await grpc_server.start()
-        where += f" and {grpc_server.url}"
-    ending = asyncio.create_task(asked_to_end.wait())
-    try:
-        await _until_first(_start(service, where), ending)
-        if not asked_to_end.is_set():
-            await asyncio.wait((ending, serving), return_when=asyncio.FIRST_COMPLETED)
-        service.draining = True
-        if grpc_server is not None:
-            grpc_server.drain()
-        await _drain(service, drain_s)
-    finally:
-        service.draining = True
-        ending.cancel()
-        if grpc_server is not None:
-            await grpc_server.stop()
-        watching.cancel()
-        server.end()
-        await serving
-        for number in (*_SIGNALS, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-
-
-async def _start(service: Service, where: str) -> None:
-    start_s = time.monotonic()
-    try:
-        await asyncio.gather(*(model.batcher.start() for model in service.models))
-    except EngineStartError as error:
-        raise StartError(str(error)) from error
-    for model in service.models:
-        info = model.batcher.info
-        service.metrics.on_model(model.name, info)
-        print(
-            f"model {model.name}: {info.model_id}, {info.num_parameters} parameters, "
-            f"{info.dtype} on {info.device}, kernels {info.backend}"
-        )
-    _collect_rarely()
-    service.started = True
-    print(f"vlmoe is ready on {where} after {time.monotonic() - start_s:.1f} s", flush=True)
-
-
-def _collect_rarely() -> None:
-    # what has been imported and opened stays: walking over it again and again takes a tenth of the loop's time
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER)
-
-
-async def _until_first(work: Coroutine[Any, Any, None], ending: asyncio.Task[bool]) -> None:
-    task = asyncio.ensure_future(work)
-    await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    else:
-        task.cancel()
-        await asyncio.wait((task,))
-
-
-async def _drain(service: Service, drain_s: float) -> None:
-    start_s = time.monotonic()
-    idle = await service.in_flight.ended(drain_s)
-    level = logging.INFO if idle else logging.WARNING
-    _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.in_flight.num)
-    if not idle:
-        await _stop_engines(service)
-        await service.in_flight.ended(_LAST_ANSWERS_S)
-    await asyncio.sleep(_LAST_REFUSALS_S)
-
-
-async def _stop_engines(service: Service) -> None:
-    """Whoever still waits is refused."""
-    await asyncio.gather(*(model.batcher.stop() for model in service.models))
-
-
-def _on_signal(service: Service, asked_to_end: asyncio.Event, number: int) -> None:
-    if not asked_to_end.is_set():
-        _log.info("%s: no new requests, %d in flight", signal.Signals(number).name, service.in_flight.num)
-        service.draining = True
-        asked_to_end.set()
-        return
-    _log.warning("%s again: ending at once", signal.Signals(number).name)
-    for model in service.models:
-        if model.batcher.engine_pid is not None:
-            os.kill(model.batcher.engine_pid, signal.SIGKILL)
-    os._exit(128 + number)

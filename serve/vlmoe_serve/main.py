@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vlmoe_serve.lifecycle import StartError, serve
+from vlmoe_serve.lifecycle import serve
+from vlmoe_serve.living import StartError
 from vlmoe_serve.logs import configure_logs
 from vlmoe_serve.node_lifecycle import serve_node
 from vlmoe_serve.nodes import rendezvous_of

@@ -27,7 +27,7 @@ from vlmoe_serve.http_door.connection import ConnectionLimits
 from vlmoe_serve.http_door.errors import error_response
 from vlmoe_serve.http_door.json import json_response
 from vlmoe_serve.http_door.server import HttpServer, ListenError, listen, url_of
-from vlmoe_serve.lifecycle import StartError
+from vlmoe_serve.living import StartError
 from vlmoe_serve.option_sources import UsageError
 from vlmoe_serve.options import Options
 from vlmoe_serve.tls import Tls
