@@ -52,13 +52,18 @@ class Schedule:
         self._late_s = 0.0
         self._alarm_s: float | None = None
         self._holding = False
+        self._budget: Budget | None = None
 
     @property
     def budget(self) -> Budget:
         """What one batch may cost, by what is known now."""
-        cost = self.estimator.model
-        max_ms = max(self._max_batch_ms, _MIN_FIXED_COSTS * cost.fixed_ms)
-        return Budget(cost, max_ms, self._max_batch_tokens, self.estimator.known_tokens)
+        cost, known_tokens = self.estimator.model, self.estimator.known_tokens
+        kept = self._budget
+        # asked for several times a request, and changed by few of them
+        if kept is None or kept.cost is not cost or kept.known_tokens != known_tokens:
+            max_ms = max(self._max_batch_ms, _MIN_FIXED_COSTS * cost.fixed_ms)
+            kept = self._budget = Budget(cost, max_ms, self._max_batch_tokens, known_tokens)
+        return kept
 
     def wait_ms(self, now_s: float, priority: Priority, deadline_s: float | None = None) -> float:
         """Predicted wait of a newcomer of this class and deadline."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from vlmoe_serve.call import Call, read_priority
@@ -69,7 +69,19 @@ async def read_body(request: Request, max_bytes: int) -> Body:
         except MultiPartException as error:
             raise BadRequest(error.message) from None
     # every other type is taken for JSON: curl -d says form-urlencoded whatever it sends
-    return Body(parse_json(await request.body()), strict=True)
+    return Body(parse_json(await _whole(request)), strict=True)
+
+
+async def _whole(request: Request) -> bytes:
+    # most bodies are one message, for which starlette's stream of pieces is a long way
+    pieces: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def read_json(request: Request, *, if_empty: object = None) -> Any:
