@@ -26,6 +26,8 @@ from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 # feed-forward pools, in the order of their groups
 POOLS = ("V", "T", "VL")
 VISION, TEXT, PAIR = range(3)
+# up to this size what is known of a batch's tokens is kept for the next one of its shapes: some 100 kB
+_KEPT_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,18 +169,30 @@ def check_job(job: Job, config: ModelConfig) -> None:
 def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int], mode: RoutingMode = DEFAULT) -> Packed:
     """A batch from finished runs; the trainer, which augments images as tensors, enters here."""
     device = next(t.device for run in runs for t in (run.images, run.tokens) if t is not None)
-    modality_T, fused_T = [], []
-    for run in runs:
-        parts = [torch.full((run.num_text,), TEXT), torch.full((run.num_image,), VISION)]
-        sequence = torch.cat(parts if run.text_first else parts[::-1])
-        modality_T.append(sequence.repeat(run.num_sequences))
-        is_pair = run.num_text > 0 and run.num_image > 0
-        fused_T.append(torch.full_like(modality_T[-1], PAIR) if is_pair else modality_T[-1])
-    modality = Tokens.of(torch.cat(modality_T), len(POOLS) - 1)
-    fused = Tokens.of(torch.cat(fused_T), len(POOLS))
+    shapes = tuple((run.num_sequences, run.num_text, run.num_image, run.text_first) for run in runs)
+    # small batches are often alike, and to index their tokens takes as long as a block
+    small = sum(run.num_sequences * run.length for run in runs) <= _KEPT_TOKENS
+    index = _kept_index if small else _index
+    # what was made under inference mode must not reach a backward
+    modality, fused = index(shapes, torch.is_inference_mode_enabled())
     if device.type != "cpu":
         modality, fused = modality.to(device), fused.to(device)
     return Packed(tuple(runs), tuple(jobs), modality, fused, mode)
+
+
+def _index(shapes: tuple[tuple[int, int, int, bool], ...], inference: bool) -> tuple[Tokens, Tokens]:
+    """The tokens of runs of these shapes, by modality and with the fused pool. inference: whether under that mode."""
+    modality_T, fused_T = [], []
+    for num_sequences, num_text, num_image, text_first in shapes:
+        parts = [torch.full((num_text,), TEXT), torch.full((num_image,), VISION)]
+        sequence = torch.cat(parts if text_first else parts[::-1])
+        modality_T.append(sequence.repeat(num_sequences))
+        is_pair = num_text > 0 and num_image > 0
+        fused_T.append(torch.full_like(modality_T[-1], PAIR) if is_pair else modality_T[-1])
+    return Tokens.of(torch.cat(modality_T), len(POOLS) - 1), Tokens.of(torch.cat(fused_T), len(POOLS))
+
+
+_kept_index = functools.lru_cache(maxsize=64)(_index)
 
 
 def _run(

@@ -9,7 +9,7 @@ from vlmoe_kernels import Run
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import InputError
 from vlmoe_model.inputs import Example, Job
-from vlmoe_model.packing import PAIR, TEXT, VISION, assemble, normalise, normalised_by_formula, pack
+from vlmoe_model.packing import PAIR, TEXT, VISION, Packed, assemble, normalise, normalised_by_formula, pack
 
 JobBuilder = Callable[..., Job]
 JobsBuilder = Callable[[ModelConfig], list[Job]]
@@ -101,6 +101,27 @@ def test_every_byte_is_normalised_as_the_formula_says(config: ModelConfig) -> No
     found = normalise(images, config, "shapes")
     assert found.is_contiguous()
     assert torch.equal(found, normalised_by_formula(images, spec))
+
+
+def test_batches_of_one_shape_are_packed_alike_and_learn_after_serving(config: ModelConfig) -> None:
+    def packed(value: int) -> Packed:
+        return pack(
+            [Job("questions", Example(np.full((8, 8, 3), value, np.uint8), ids(2, 9, value, 3)))] * 3, config
+        )
+
+    with torch.inference_mode():
+        served = packed(5)
+    first, second = packed(6), packed(7)
+    for one, other in ((served, first), (first, second)):
+        for name in ("modality", "fused"):
+            mine, its = getattr(one, name), getattr(other, name)
+            assert torch.equal(mine.pool_T, its.pool_T)
+            assert mine.plan.sizes == its.plan.sizes
+    assert second.runs[0].tokens[0].tolist() == [2, 9, 7, 3]
+    assert served.fused.onehot_TP.is_inference()
+    assert not first.fused.onehot_TP.is_inference()
+    weight = torch.zeros(3, 2, requires_grad=True)
+    (first.fused.onehot_TP @ weight).sum().backward()
 
 
 def test_normalise_needs_a_head_with_images(config: ModelConfig) -> None:
