@@ -63,10 +63,11 @@ def test_it_answers_like_the_whole_one_quantised_when_loaded(
         assert np.linalg.norm(one - truth) < 0.2 * np.linalg.norm(truth)
 
 
+@pytest.mark.usefixtures("threads")
 def test_an_answer_ignores_its_batch(
-    small: Path, config: ModelConfig, mixed_jobs: Callable[[ModelConfig], list[Job]]
+    small: Path, config: ModelConfig, mixed_jobs: Callable[[ModelConfig], list[Job]], cpu_backend: str
 ) -> None:
-    jobs, runner = mixed_jobs(config), Runner.load(small)
+    jobs, runner = mixed_jobs(config), Runner.load(small, backend=cpu_backend)
     for job, answer in zip(jobs, runner.run(jobs), strict=True):
         assert np.array_equal(runner.run([job])[0], answer)
 
