@@ -20,6 +20,8 @@ from vlmoe_serve.errors import DeadlineExceeded
 T = TypeVar("T")
 _SMOOTHING = 0.1
 _Outcome = tuple[Any, BaseException | None, float]
+# of what was not begun
+_DROPPED: _Outcome = (None, None, 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,16 +32,19 @@ class _Piece:
     deadline_s: float | None
     answer: "asyncio.Future[Any]"
 
-    def done(self) -> _Outcome:
-        """Do it, in a thread: what came of it, and the milliseconds that it took."""
-        start_s = time.monotonic()
-        if self.deadline_s is not None and start_s >= self.deadline_s:
-            late = DeadlineExceeded("the deadline passed before the request was decoded")
-            return None, late, 0.0
-        try:
-            return self.work(), None, 1000 * (time.monotonic() - start_s)
-        except BaseException as error:
-            return None, error, 0.0
+
+def _outcome(work: Callable[[], object], deadline_s: float | None) -> _Outcome:
+    """What comes of it, and the milliseconds that it takes.
+
+    Knows nothing of who waits: an error holds this frame, and must not be held by it.
+    """
+    start_s = time.monotonic()
+    if deadline_s is not None and start_s >= deadline_s:
+        return None, DeadlineExceeded("the deadline passed before the request was decoded"), 0.0
+    try:
+        return work(), None, 1000 * (time.monotonic() - start_s)
+    except BaseException as error:
+        return None, error, 0.0
 
 
 class EncodePool:
@@ -75,6 +80,8 @@ class EncodePool:
             return await answer
         finally:
             self._num_inside -= 1
+            # an error that it holds would hold it through this frame, and the request with it
+            del answer
 
     def close(self) -> None:
         """End the threads; what waits is dropped."""
@@ -86,20 +93,20 @@ class EncodePool:
 
     def _serve(self) -> None:
         while (piece := self._queue.get()) is not None:
-            if piece.answer.cancelled():
-                continue
-            outcome = (None, asyncio.CancelledError(), 0.0) if self.closed else piece.done()
-            # nobody waits any more where the loop has ended
-            with contextlib.suppress(RuntimeError):
-                piece.answer.get_loop().call_soon_threadsafe(self._settle, piece.answer, outcome)
-            # until there is another, this holds on to nothing
-            del piece, outcome
+            if not piece.answer.cancelled():
+                outcome = _DROPPED if self.closed else _outcome(piece.work, piece.deadline_s)
+                # nobody waits any more where the loop has ended
+                with contextlib.suppress(RuntimeError):
+                    piece.answer.get_loop().call_soon_threadsafe(self._settle, piece.answer, outcome)
+                # an error holds the frames it came through, and those who called them: this one
+                del outcome
+            del piece
 
     def _settle(self, answer: "asyncio.Future[Any]", outcome: _Outcome) -> None:
         result, error, took_ms = outcome
         if answer.done():
             return
-        if isinstance(error, asyncio.CancelledError):
+        if outcome is _DROPPED:
             answer.cancel()
             return
         if error is not None:

@@ -146,7 +146,11 @@ class Child:
         refs, size = self._arenas[arena].write(jobs)
         answer: asyncio.Future[BatchDone] = asyncio.get_running_loop().create_future()
         self._link.send(Batch(self._take_off(answer, arena), arena, size, refs))
-        return await answer
+        try:
+            return await answer
+        finally:
+            # an error that it holds would hold it through this frame, and the batch with it
+            del answer
 
     async def listen(
         self, hang_s: float, ping_s: float, on_report: Callable[[EngineReport], None] = lambda report: None

@@ -1,11 +1,15 @@
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.errors import DeadlineExceeded
+
+from ..waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -62,6 +66,33 @@ def test_expired_and_cancelled_work_never_starts(pool):
 
     asyncio.run(check())
     assert done == ["last"]
+
+
+def test_what_fails_is_let_go_without_the_collector(pool):
+    """A request may be tens of megabytes, and the collector rests."""
+
+    class Picture:
+        pass
+
+    def failing(picture):
+        raise ValueError(f"{picture} is none")
+
+    async def check():
+        picture = Picture()
+        gone = weakref.ref(picture)
+        try:
+            await pool.run(lambda picture=picture: failing(picture), None)
+        except ValueError:
+            del picture
+        # the thread lets go of it a moment after it has told the loop
+        while gone() is not None:
+            await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(check(), PATIENCE_S))
+    finally:
+        gc.enable()
 
 
 def test_closing_ends_the_threads_and_drops_what_waits():
