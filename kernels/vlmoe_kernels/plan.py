@@ -70,7 +70,7 @@ def make_plan(groups_TK: Tensor, gates_TK: Tensor | None, num_groups: int) -> Ro
         raise ValueError(f"gates {list(gates_TK.shape)} do not match groups {list(groups_TK.shape)}")
     on_host = groups_TK.device.type == "cpu"
     num_choices = groups_TK.shape[1]
-    chosen_R, slots_C, sizes = (_sorted_by_numpy if on_host else sorted_by_torch)(
+    chosen_R, slots_C, sizes = (sorted_by_numpy if on_host else sorted_by_torch)(
         groups_TK.detach().flatten(), num_groups
     )
     plan = RoutePlan(
@@ -94,9 +94,8 @@ def sorted_by_torch(groups_C: Tensor, num_groups: int) -> tuple[Tensor, Tensor, 
     return chosen_R, slots_C, tuple(sizes)
 
 
-def _sorted_by_numpy(groups_C: Tensor, num_groups: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    # A plan is made for every mixture, and what it takes is not the work but the calls: numpy's take a third of the
-    # time of torch's. Keys of 16 bits are sorted by radix.
+def sorted_by_numpy(groups_C: Tensor, num_groups: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """The same on the host. What a plan takes is calls, not work, and numpy's are shorter; 16 bits sort by radix."""
     key_C = np.maximum(groups_C.numpy(), -1) + 1
     num_dropped, *sizes = _checked(np.bincount(key_C, minlength=num_groups + 1).tolist(), num_groups)
     narrow = np.int16 if num_groups < np.iinfo(np.int16).max else np.int64
