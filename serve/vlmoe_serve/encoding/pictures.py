@@ -60,7 +60,10 @@ class Pictures:
             if other is None:
                 mine = self._running[key] = Future()
         if other is not None:
-            return other.result()
+            try:
+                return other.result()
+            finally:
+                del other
         try:
             pixels = self._decode(data, key[1])
             pixels.flags.writeable = False
@@ -72,6 +75,8 @@ class Pictures:
         finally:
             with self._lock:
                 del self._running[key]
+            # an error that it holds would hold it through this frame, and the picture's bytes with it
+            del mine
         return pixels
 
     def _decode(self, data: bytes, spec: ImageSpec) -> Pixels:

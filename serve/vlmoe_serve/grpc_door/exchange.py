@@ -117,16 +117,16 @@ class Exchange(grpc.aio.ServerInterceptor):
                 given = context.trailing_metadata() or ()
                 context.set_trailing_metadata((*given, *ours))
                 return
+            # only what is said of it stays: an error holds this frame, and with the frame the call's message
             except ServeError as error:
-                failed = error
+                status, end = error.status, failure(error)
             except grpc.aio.InternalError:
                 # nothing can be sent or read: the caller left, and the cancellation that says so is on its way
                 raise asyncio.CancelledError from None
             except Exception:
                 _log.exception("id=%s failed for a reason nobody foresaw", request_id)
-                failed = ServeError("internal error")
-            status = failed.status
-            end = failure(failed)
+                unforeseen = ServeError("internal error")
+                status, end = unforeseen.status, failure(unforeseen)
             await context.abort(end.code, end.message, (*end.metadata, *ours))
         finally:
             seconds = time.perf_counter() - start_s

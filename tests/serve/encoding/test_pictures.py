@@ -1,4 +1,6 @@
+import gc
 import io
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,3 +100,41 @@ def test_failures_are_not_kept_and_limits_hold():
     with pytest.raises(BrokenImageError):
         pictures.load(png("red")[:40], SPEC)
     assert pictures.stats.num_entries == 0
+
+
+def test_a_file_that_fails_is_let_go_without_the_collector(monkeypatch):
+    """It may be tens of megabytes, and the collector rests."""
+    started, go = threading.Event(), threading.Event()
+
+    def failing(data, spec, **limits):
+        started.set()
+        assert go.wait(10)
+        raise BrokenImageError("broken")
+
+    def attempt(data):
+        try:
+            pictures.load(data, SPEC)
+        except BrokenImageError:
+            return
+        raise AssertionError
+
+    monkeypatch.setattr(vlmoe_serve.encoding.pictures, "load_image", failing)
+    pictures, broken = Pictures(10**6, 10**6), bytes([1, 2, 3])
+    gc.disable()
+    try:
+        before = sys.getrefcount(broken)
+        threads = [threading.Thread(target=attempt, args=(broken,)) for _ in range(3)]
+        threads[0].start()
+        assert started.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        while pictures.stats.misses < 3:
+            threading.Event().wait(0.001)
+        go.set()
+        for thread in threads:
+            thread.join()
+        del thread
+        threads.clear()
+        assert sys.getrefcount(broken) == before
+    finally:
+        gc.enable()
