@@ -14,6 +14,7 @@ ServeError
 ├── PayloadTooLarge       413  a body, image, text or request that could never fit
 ├── UrlTooLong            414  the request line's address
 ├── UnsupportedImage      415  not an image of an allowed format
+├── UnsupportedEncoding   415  a body that is packed
 ├── InvalidField          422  the body is not what the task's schema says
 ├── Overloaded            429  predicted wait over the limit, or a key's share is used up; retry later
 ├── HeadTooLarge          431  the request line and headers together
@@ -160,6 +161,14 @@ class UnsupportedImage(ServeError):
 
     status = 415
     code = "unsupported_image"
+    grpc_code = "INVALID_ARGUMENT"
+
+
+class UnsupportedEncoding(ServeError):
+    """The body is packed: what it grows to would have to be bounded too, and pictures are packed already."""
+
+    status = 415
+    code = "unsupported_encoding"
     grpc_code = "INVALID_ARGUMENT"
 
 

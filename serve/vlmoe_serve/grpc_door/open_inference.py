@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from vlmoe_client.proto.inference import grpc_predict_v2_pb2 as pb
 from vlmoe_serve.call import Call
-from vlmoe_serve.errors import BadRequest
+from vlmoe_serve.errors import BadRequest, InvalidField
 from vlmoe_serve.grpc_door.methods import unary
 from vlmoe_serve.grpc_door.types import Handler
 from vlmoe_serve.open_inference import calls as oip
@@ -27,6 +27,7 @@ from vlmoe_serve.open_inference.tensors import (
     check_bytes,
 )
 from vlmoe_serve.service import Service
+from vlmoe_serve.validation import shown
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 # raw tensors need no extension here: they are the protocol's own
@@ -92,6 +93,9 @@ def read_infer(request: Any) -> InferRequest:
     Raises:
         BadRequest: raw contents that do not belong to the inputs. InvalidField: not what a tensor must be.
     """
+    for one in (*request.inputs, *request.outputs):
+        for name in one.parameters:
+            raise InvalidField(f"{one.name[:80]}: {shown(name)} is not supported", param=one.name[:80])
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(

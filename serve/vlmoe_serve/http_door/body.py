@@ -85,7 +85,13 @@ async def _whole(request: Request) -> bytes:
 
 
 async def read_json(request: Request, *, if_empty: object = None) -> Any:
-    """Read and parse a body of JSON."""
+    """Read and parse a body of JSON.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    if head_of(request.scope).get("content-type", "").lower().startswith("multipart/"):
+        raise BadRequest("this route takes JSON, got a form", code="malformed_json")
     body = await request.body()
     return if_empty if not body and if_empty is not None else parse_json(body)
 

@@ -37,7 +37,7 @@ def collection_routes(service: Service) -> APIRouter:
 
     @router.put(
         "/{name}",
-        responses={200: {"model": CollectionAnswer}, **errors(400, 404, 409, 422, 503)},
+        responses={200: {"model": CollectionAnswer}, **errors(400, 404, 409, 413, 415, 422, 503)},
         openapi_extra=body(PutCollectionRequest, required=False),
     )
     async def put(name: str, request: Request) -> Response:
@@ -58,7 +58,7 @@ def collection_routes(service: Service) -> APIRouter:
 
     @router.post(
         "/{name}/items",
-        responses={200: {"model": UpsertAnswer}, **errors(400, 404, 409, 413, 422, 429, 503, 504)},
+        responses={200: {"model": UpsertAnswer}, **errors(400, 404, 409, 413, 415, 422, 429, 503, 504)},
         openapi_extra={**body(UpsertRequest), "parameters": parameters("x-request-timeout-ms", "x-priority")},
     )
     async def add_items(name: str, request: Request) -> Response:

@@ -1,4 +1,5 @@
 """No body larger or slower than allowed gets in: refused by its declared length before it is read, or while it arrives.
+Nor one that is packed, which could become any size.
 
 An answer that closes the connection before all of the body has come, for whatever reason, is given time to arrive.
 Pure ASGI, because it must stand between the socket and whoever reads the body.
@@ -9,9 +10,16 @@ import asyncio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlmoe_serve.errors import BadRequest, PayloadTooLarge, RequestTooSlow, ServeError
+from vlmoe_serve.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    RequestTooSlow,
+    ServeError,
+    UnsupportedEncoding,
+)
 from vlmoe_serve.http_door.errors import error_response
 from vlmoe_serve.http_door.head import head_of
+from vlmoe_serve.validation import shown
 
 # Closing a connection while bytes still arrive resets it, and the caller may lose the answer. So the answer
 # is sent, and what arrives is thrown away for a moment before the connection ends.
@@ -36,11 +44,15 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body(receive, send, self._max_bytes, self._grace_s)
-        error = self._by_length(head_of(scope).get("content-length"))
+        head = head_of(scope)
+        error = self._by_length(head.get("content-length")) or _packed(head.get("content-encoding"))
         if error is None:
             await self._app(scope, body.receive, body.send)
         else:
-            answer = error_response(error, {"connection": "close"}, path=scope["path"])
+            headers = {"connection": "close"}
+            if error.status == UnsupportedEncoding.status:
+                headers["accept-encoding"] = "identity"
+            answer = error_response(error, headers, path=scope["path"])
             await answer(scope, receive, body.send)
 
     def _by_length(self, declared: str | None) -> ServeError | None:
@@ -52,6 +64,15 @@ class BodyLimit:
         if len(declared) > 18 or int(declared) > self._max_bytes:
             return too_large(self._max_bytes)
         return None
+
+
+def _packed(encoding: str | None) -> ServeError | None:
+    if encoding is None or encoding.strip().lower() in ("", "identity"):
+        return None
+    return UnsupportedEncoding(
+        f"bodies are taken as they are, not packed: content-encoding is {shown(encoding)}",
+        param="content-encoding",
+    )
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:

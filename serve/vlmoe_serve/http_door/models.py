@@ -17,7 +17,7 @@ def model_routes(admin: ModelAdmin, keys: AdminKeys) -> APIRouter:
 
     @router.post(
         "/{name}/load",
-        responses={200: {"model": LoadedAnswer}, **errors(400, 403, 409, 413, 422, 503)},
+        responses={200: {"model": LoadedAnswer}, **errors(400, 403, 409, 413, 415, 422, 503)},
         openapi_extra=body(LoadRequest),
     )
     async def load_model(name: str, request: Request) -> Response:

@@ -16,7 +16,7 @@ _STATUSES = {
     404: "No such model, collection or item.",
     409: "Embeddings of another space, or a change that does not go with what is served.",
     413: "Too large.",
-    415: "Not an image of an allowed format.",
+    415: "Not an image of an allowed format, or a body that is packed.",
     422: "Not what the schema says.",
     429: "Overloaded; try again after `Retry-After` seconds.",
     503: "Not ready.",

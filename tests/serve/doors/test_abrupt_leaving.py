@@ -97,6 +97,21 @@ def test_over_http(server, image, nothing_remains):
     asyncio.run(all_of_them())
 
 
+def test_who_closes_half_of_a_connection_has_left(server, nothing_remains):
+    left = 'vlmoe_disconnects_total{route="/embed"}'
+    before = server.metric(left)
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"text": "half"}'
+    with server.engine_paused(), socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(
+            b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000) == b""
+        wait_until(lambda: server.metric(left) == before + 1)
+        wait_until(lambda: server.metric('vlmoe_queue_depth{model="tiny"}') == 0)
+
+
 def test_over_grpc(server, png, nothing_remains):
     dice = random.Random(0)
     vqa = pb.VqaRequest(image=png(), question="what shape")

@@ -111,18 +111,42 @@ request = pb.ModelInferRequest(model_name="tiny.embed", raw_input_contents=[b"",
 request.inputs.add(name="TEXT", datatype="BYTES", shape=[1])
 both = pb.ModelInferRequest(model_name="tiny.embed", raw_input_contents=[b""])
 both.inputs.add(name="TEXT", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+
+def shared():
+    one = triton.InferInput("TEXT", [1], "BYTES")
+    one.set_shared_memory("region", 8)
+    return one
+
 say([
     failure(lambda: client.infer("none", [tensor("TEXT", ["a"])])),
     failure(lambda: client.infer("tiny.embed", [tensor("IMAGE", [b"x", b"y"])])),
     failure(lambda: client.infer("tiny.embed", [tensor("OTHER", ["a"])])),
     failure(lambda: client._client_stub.ModelInfer(request)),
     failure(lambda: client._client_stub.ModelInfer(both)),
+    failure(lambda: client.infer("tiny.embed", [shared()])),
+    failure(
+        lambda: client.infer(
+            "tiny.embed",
+            [tensor("TEXT", ["a"])],
+            outputs=[triton.InferRequestedOutput("EMBEDDING", class_count=2)],
+        )
+    ),
 ])
 """
     )
     codes, messages = zip(*found, strict=True)
-    assert codes == ("StatusCode.NOT_FOUND", *["StatusCode.INVALID_ARGUMENT"] * 4)
+    assert codes == ("StatusCode.NOT_FOUND", *["StatusCode.INVALID_ARGUMENT"] * 6)
     for message, words in zip(
-        messages, ("NAME.TASK", "IMAGE[0]", "TEXT", "2 raw contents for 1 inputs", "beside"), strict=True
+        messages,
+        (
+            "NAME.TASK",
+            "IMAGE[0]",
+            "TEXT",
+            "2 raw contents for 1 inputs",
+            "beside",
+            "'shared_memory_",
+            "'classification' is not supported",
+        ),
+        strict=True,
     ):
         assert words in message

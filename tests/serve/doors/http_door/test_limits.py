@@ -1,3 +1,4 @@
+import gzip
 import socket
 import time
 
@@ -56,6 +57,31 @@ def test_lengths_that_are_none(server, client, length):
         answer = read_answer(connection)
     assert answer.split()[1] in (b"400", b"413")
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "nonsense"])
+def test_a_packed_body_is_refused_before_it_is_read(client, encoding):
+    body = gzip.compress(b'{"text": "a"}')
+    answer = client.post("/embed", content=body, headers={"content-encoding": encoding})
+    assert answer.status_code == 415
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_encoding", "content-encoding")
+    assert answer.headers["accept-encoding"] == "identity"
+    plain = client.post("/embed", json={"text": "a"}, headers={"content-encoding": "Identity"})
+    assert plain.status_code == 200
+    assert client.post("/v2/models/tiny.embed/infer", headers={"content-encoding": encoding}).json() == {
+        "error": error["message"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PUT", "/collections/a"), ("POST", "/collections/a/items"), ("POST", "/v1/embeddings")],
+)
+def test_routes_that_take_no_form_say_so(client, method, path):
+    answer = client.request(method, path, files={"image": b"a"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_json")
+    assert answer.json()["error"]["message"] == "this route takes JSON, got a form"
 
 
 def test_the_connection_ends_after_a_refused_body(server):
