@@ -1,5 +1,6 @@
 """No body larger or slower than allowed gets in: refused by its declared length before it is read, or while it arrives.
-Nor one that is packed, which could become any size.
+
+Nor does one that is packed, which could become any size.
 
 An answer that closes the connection before all of the body has come, for whatever reason, is given time to arrive.
 Pure ASGI, because it must stand between the socket and whoever reads the body.
