@@ -8,6 +8,7 @@ python -m peers --out build/peers --table              the table alone
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.table:
         given = {"vllm": args.vllm_python} if args.vllm_python.exists() else {}
         environments = Environments(args.environments, args.torch, given)
-        plan = Plan(model=args.model, seconds=args.seconds, objective_ms=args.objective_ms)
+        mine = split_cores(args.cores)
+        plan = Plan(model=args.model, seconds=args.seconds, objective_ms=args.objective_ms, cores=mine)
         if args.install:
             return _install(environments, args.only)
         failed = not _measure(results, path, environments, plan, args)
@@ -44,6 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     (args.out / "table.md").write_text(table)
     print(table)
     return int(failed)
+
+
+def split_cores(num: int) -> tuple[int, ...]:
+    """Move this process off the first `num` processors that it may use, which are the servers'; 0 shares all.
+
+    Raises:
+        SystemExit: nothing would be left for the callers.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if num and not 0 < num < len(cores):
+        raise SystemExit(f"--cores must leave one of {len(cores)} processors to the callers, got {num}")
+    if num:
+        os.sched_setaffinity(0, cores[num:])
+    return tuple(cores[:num])
 
 
 def _install(environments: Environments, names: Sequence[str]) -> int:
@@ -64,6 +80,7 @@ def _measure(
         "model": plan.model,
         "seconds": plan.seconds,
         "clients": plan.clients,
+        "cores": len(plan.cores),
         "load": plan.load,
         "overloads": list(plan.overloads),
         "objective_ms": plan.objective_ms,
@@ -130,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--round", type=int, nargs="+", help="these rounds only, counted from 0")
     parser.add_argument("--again", action="store_true", help="also what was measured already")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each phase")
+    parser.add_argument(
+        "--cores",
+        type=int,
+        default=0,
+        help="processors of the servers, apart from the callers'; default: shared",
+    )
     parser.add_argument("--capacity", type=float, help="what the loads are shares of; default: measured")
     parser.add_argument("--objective-ms", type=float, default=250.0)
     parser.add_argument("--model", default="demo")

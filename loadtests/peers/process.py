@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,11 @@ async def running(
     port: int,
     log: Path,
     timeout_s: float = 120.0,
+    cores: Collection[int] = (),
 ) -> AsyncIterator[Running]:
     """Start a server in a session of its own, wait until it answers with 200, and end all its processes.
+
+    It runs on `cores`, or where we do.
 
     Raises:
         NotStarted: it ends, or does not answer in time.
@@ -102,6 +106,7 @@ async def running(
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=functools.partial(os.sched_setaffinity, 0, cores) if cores else None,
         )
     try:
         pool = Pool("127.0.0.1", port)

@@ -38,7 +38,7 @@ class WrongAnswers(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How to measure. seconds: of one phase. timeout_s: when callers give up."""
+    """How to measure. seconds: of one phase. timeout_s: when callers give up. cores: of the servers; none: all."""
 
     model: str = "demo"
     seconds: float = 6.0
@@ -48,6 +48,7 @@ class Plan:
     objective_ms: float = 250.0
     timeout_s: float = 2.0
     seed: int = 0
+    cores: tuple[int, ...] = ()
 
     @property
     def warm_s(self) -> float:
@@ -81,7 +82,7 @@ async def measure(
             variables["PYTHONPATH"] = ":".join(map(str, _PATHS))
         variables |= system.variables
         log = Path(folder) / "log"
-        async with running(system.command(launch), variables, asks[0], port, log) as server:
+        async with running(system.command(launch), variables, asks[0], port, log, cores=plan.cores) as server:
             await _check(system, asks, questions, port)
             return await _Run(server, asks, plan).figures(capacity)
 

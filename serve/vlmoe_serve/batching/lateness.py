@@ -6,7 +6,7 @@ earlier, so that under overload those who are let in are answered in time, and n
 """
 
 # Of what is let in at the limit, this share is in time.
-_IN_TIME = 0.95
+_IN_TIME = 0.99
 # One answer moves the margin by this share of what was promised: a batch that came late is noticed, not a reason to
 # refuse everybody.
 _STEP = 0.01

@@ -1,6 +1,7 @@
 """A server's processes, with small programs for servers."""
 
 import asyncio
+import os
 import sys
 
 import pytest
@@ -40,6 +41,18 @@ def test_all_processes_are_counted_and_ended(tmp_path):
 
     server = asyncio.run(main())
     assert family(server.pid, server.mark) == set()
+
+
+def test_a_server_stays_on_its_cores(tmp_path):
+    core = min(os.sched_getaffinity(0))
+
+    async def main():
+        port = free_port()
+        command = [sys.executable, "-c", PARENT, str(port)]
+        async with running(command, {}, ASK, port, tmp_path / "log", cores=[core]) as server:
+            return [os.sched_getaffinity(pid) for pid in family(server.pid, server.mark)]
+
+    assert asyncio.run(main()) == [{core}] * 2
 
 
 def test_what_a_server_wrote_is_told_when_it_does_not_start(tmp_path):

@@ -21,12 +21,12 @@ def test_promises_that_are_kept_leave_no_margin():
 def test_it_finds_the_quantile(spread_ms):
     noise = random.Random(1)
     margin_ms = fed([noise.uniform(0.0, spread_ms) for _ in range(20_000)])
-    assert margin_ms == pytest.approx(0.95 * spread_ms, rel=0.15)
+    assert margin_ms == pytest.approx(0.99 * spread_ms, rel=0.15)
 
 
 def test_a_machine_that_is_quiet_again_is_believed_again():
     assert fed([60.0] * 300) > 50.0
-    assert fed([60.0] * 300 + [0.0] * 4000) == 0.0
+    assert fed([60.0] * 300 + [0.0] * 8000) == 0.0
 
 
 def test_answers_that_never_came_count_as_late_and_not_for_ever():
