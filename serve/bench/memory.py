@@ -1,19 +1,28 @@
 """How much memory a family of checkpoints takes beside one of them: proportional set size of the engine process.
 
     python serve/bench/memory.py --preset vlmoe_small_32e --models 4
+    python serve/bench/memory.py --preset vlmoe_small_32e --models 4 --at-run-time
 
 Makes a checkpoint of random weights and deltas of it that changed everything but the mixtures' experts and routers, as
-fine-tuning with frozen experts does, and starts an engine for one delta, then one for all.
+fine-tuning with frozen experts does, and starts an engine for one delta, then one for all. With --at-run-time a server
+starts with one delta and the others are loaded into it: its engines after each load, and the most meanwhile.
 """
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
+import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import torch
 
 from vlmoe_model.checkpoint.delta import save_delta
@@ -33,9 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="vlmoe_small_32e", choices=sorted(PRESETS))
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--at-run-time", action="store_true")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         deltas = make_family(Path(folder), PRESETS[args.preset], args.models)
+        if args.at_run_time:
+            print(json.dumps({"preset": args.preset, "dtype": args.dtype, **loaded_mb(deltas, args.dtype)}))
+            return
         one = asyncio.run(engine_mb(deltas[:1], args.dtype))
         several = asyncio.run(engine_mb(deltas, args.dtype))
     result = {"preset": args.preset, "dtype": args.dtype, "models": args.models}
@@ -80,6 +93,78 @@ async def engine_mb(paths: Sequence[Path], dtype: str) -> float:
         return pss_mb(batcher.engine_pid)
     finally:
         await batcher.stop()
+
+
+def loaded_mb(paths: Sequence[Path], dtype: str) -> dict[str, object]:
+    """What the engines of a server take with the first checkpoint, after each further load, and at most meanwhile."""
+    folder = paths[0].parent
+    keys = folder / "admins"
+    keys.write_text("bench-key\n")
+    command = [Path(sys.executable).with_name("vlmoe"), "serve", "--port", "0", "--grpc-port", "0"]
+    options = ["--model", f"delta-0={paths[0]}", "--dtype", dtype, "--data-dir", folder / "data"]
+    admin = ["--model-root", folder, "--admin-key-file", keys]
+    with subprocess.Popen([*command, *options, *admin], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ready = re.compile(r"ready on (http://\S+)")
+            url = next(found.group(1) for line in server.stdout if (found := ready.search(line)))
+            sizes, peaks = [engines_mb(server.pid)], []
+            for path in paths[1:]:
+                with _most(server.pid) as seen:
+                    answer = httpx.post(
+                        f"{url}/v1/models/{path.name}/load",
+                        json={"path": path.name},
+                        headers={"x-api-key": "bench-key"},
+                        timeout=600,
+                    )
+                    answer.raise_for_status()
+                    while len(engines(server.pid)) > 1:
+                        time.sleep(0.1)
+                sizes.append(engines_mb(server.pid))
+                peaks.append(max(seen))
+        finally:
+            server.terminate()
+    return {
+        "sizes_mb": [round(size) for size in sizes],
+        "ratios": [round(size / sizes[0], 3) for size in sizes],
+        "peaks_mb": [round(peak) for peak in peaks],
+    }
+
+
+@contextlib.contextmanager
+def _most(pid: int) -> Iterator[list[float]]:
+    seen, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            seen.append(engines_mb(pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watching.join()
+
+
+def engines(pid: int) -> list[int]:
+    """The child processes of a server."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def engines_mb(pid: int) -> float:
+    """What all of them take together."""
+    total = 0.0
+    for child in engines(pid):
+        # one that ends meanwhile takes nothing
+        with contextlib.suppress(OSError, RuntimeError):
+            total += pss_mb(child)
+    return total
 
 
 def pss_mb(pid: int) -> float:

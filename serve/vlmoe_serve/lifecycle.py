@@ -57,6 +57,8 @@ async def serve(options: Options) -> None:
     context = None if tls is None else tls.context()
     traces = _open_traces(options)
     admin_keys = ApiKeys.load(options.admin_key_file)
+    if options.model_root is not None and not admin_keys:
+        raise UsageError("--model-root needs --admin-key-file: models are loaded with an admin's key alone")
     metrics = Metrics()
     access = Access(keys, shares, metrics)
     watched = [Watched((each.path,), each.reload) for each in (keys, admin_keys) if each.path is not None]

@@ -152,6 +152,13 @@ def test_limits_for_keys_need_keys(capsys):
     assert "--api-key-file" in capsys.readouterr().err
 
 
+def test_loading_models_needs_admins(checkpoint, capsys, tmp_path):
+    assert run(["--model", str(checkpoint), "--model-root", str(tmp_path), "--port", "0"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "--admin-key-file" in lines[0]
+
+
 def test_tls_files_that_are_none_are_2_and_one_line(capsys, tmp_path):
     assert run(["--tls-cert", str(tmp_path / "no.pem"), "--tls-key", str(tmp_path / "no.key")]) == 2
     lines = capsys.readouterr().err.splitlines()
