@@ -97,7 +97,7 @@ def combine(y_RD: Tensor, plan: RoutePlan) -> Tensor:
 
 
 def combine_pieces(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
-    """See `ops.CombiningBackend.combine`."""
+    """See `ops.CombiningBackend.combine_pieces`."""
     return combine(torch.cat(list(pieces_RD)), plan)
 
 

@@ -137,7 +137,7 @@ class CellBackend(Backend, Protocol):
 class CombiningBackend(Backend, Protocol):
     """A backend that can also bring routed rows back that lie in several pieces, in one pass over memory."""
 
-    def combine(self, pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
+    def combine_pieces(self, pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
         """Routed rows [R, D] of a plan, one piece behind the other, to tokens [T, D].
 
         Gates in float32, rounded to the rows' dtype, choices summed in order, as `grouped_ffn` does it.

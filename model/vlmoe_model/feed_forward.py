@@ -157,7 +157,7 @@ class FeedForward(nn.Module):
             return
         self.op_dtype = dtype
         if isinstance(self.dispatch, ExpertParallel) and isinstance(backend, CombiningBackend):
-            self.dispatch.combine = backend.combine
+            self.dispatch.combine = backend.combine_pieces
         routers = self._routers()
         by_score = {router.claims_by_score for router in routers if router is not None}
         if self.int8:

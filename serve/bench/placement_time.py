@@ -12,8 +12,9 @@ import time
 
 import numpy as np
 
-from vlmoe_serve.placement.costs import Costs, cpu_costs
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import StepLoad, at_ranks
+from vlmoe_serve.placement.machines import Sizes, costs_on
 from vlmoe_serve.placement.native import split_by_counts
 from vlmoe_serve.placement.policies import POLICIES, Budget, default_slots
 from vlmoe_serve.placement.policies.planner import BRIEF, THOROUGH, planner_from
@@ -37,7 +38,7 @@ def large() -> StepLoad:
 
 def live() -> None:
     """4 layers of 32 + 32 experts, as in vlmoe_small_32e, on CPUs."""
-    costs = cpu_costs(384, 1536, 2)
+    costs = costs_on("cpu", Sizes(dim=384, ffn_dim=1536, weight_bytes=2, shared_parameters=0))
     for num_ranks in (2, 4):
         for seed in range(3):
             load = at_ranks(synthetic_load(Synthetic(num_steps=256, num_layers=4, seed=seed)), num_ranks)

@@ -30,7 +30,7 @@ from vlmoe_kernels.plan import RoutePlan
 __all__ = [
     "add_norm",
     "attention",
-    "combine",
+    "combine_pieces",
     "gradient_cells",
     "grouped_ffn",
     "grouped_linear",
@@ -88,8 +88,8 @@ def add_norm(weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype,
     return AddNorm(weight_GD, bias_GD, eps, dtype, exact=exact)
 
 
-def combine(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
-    """See `ops.CombiningBackend.combine`."""
+def combine_pieces(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
+    """See `ops.CombiningBackend.combine_pieces`."""
     dtype = pieces_RD[0].dtype
     if dtype != torch.float32 and not (dtype == torch.bfloat16 and library().has_bf16):
         return eager.combine_pieces(pieces_RD, plan)

@@ -39,7 +39,7 @@ def check_of_pieces(source_T: Tensor, plan: RoutePlan, y_TD: Tensor, like: Tenso
 
 
 def combined(pieces_RD: Sequence[Tensor], plan: RoutePlan) -> Tensor:
-    """See `ops.CombiningBackend.combine`.
+    """See `ops.CombiningBackend.combine_pieces`.
 
     Raises:
         ValueError: pieces that do not fit together, or another number of rows than the plan has.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vlmoe_model.inputs import Job
 from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 from vlmoe_serve.engine.report import EngineReport
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import Placement
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
@@ -37,8 +38,8 @@ class EngineOptions:
 
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
     of them holds which experts; None for even shares. rebalance: how to move them while serving; None for not at all.
-    trace_dir: where to record what
-    the routers choose; None for nowhere. siblings: further checkpoints for an engine that takes several.
+    costs: what a step costs; None to measure where it matters. trace_dir: where to record what the routers choose; None
+    for nowhere. siblings: further checkpoints for an engine that takes several.
     expert_memory: bytes that mixtures' experts may take; 0 for no limit.
     settings: names and values that are an engine's own. mode: how jobs are routed that do not say. rendezvous: of the
     nodes that the ranks are on, equally many on each; None for this one alone. spare_core: use one thread less where
@@ -52,6 +53,7 @@ class EngineOptions:
     ranks: int = 1
     placement: Placement | None = None
     rebalance: RebalanceOptions | None = None
+    costs: Costs | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
     expert_memory: int = 0

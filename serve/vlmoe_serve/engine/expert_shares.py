@@ -5,8 +5,8 @@ import numpy as np
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch.expert_parallel import Split
 from vlmoe_model.dispatch.holdings import Held, Holdings
-from vlmoe_serve.placement.costs import Costs, Sizes, cpu_costs
 from vlmoe_serve.placement.dispatch import Hosts
+from vlmoe_serve.placement.machines import Sizes
 from vlmoe_serve.placement.native import Flow, flow_by_counts
 from vlmoe_serve.placement.placement import EMPTY, Placement, Slots
 
@@ -26,11 +26,6 @@ def _held(slots_K: Slots, first_text: int) -> Held:
     image = tuple(expert for expert in experts if expert < first_text)
     text = tuple(expert - first_text for expert in experts if expert >= first_text)
     return image, text
-
-
-def costs_of(config: ModelConfig, weight_bytes: int, per_node: int) -> Costs:
-    """What a step costs on CPUs. weight_bytes: of one weight of an expert. per_node: ranks of a host."""
-    return cpu_costs(config.dim, config.ffn_dim, weight_bytes, per_node)
 
 
 def sizes_of(config: ModelConfig, weight_bytes: int, num_parameters: int) -> Sizes:

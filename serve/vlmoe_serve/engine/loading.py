@@ -12,11 +12,11 @@ from vlmoe_kernels.collectives.distributed import DistributedGroup
 from vlmoe_kernels.collectives.gloo import GlooGroup
 from vlmoe_kernels.collectives.shared_memory import Descriptors, SharedMemoryGroup
 from vlmoe_model.checkpoint.directory import open_directory, resolve
-from vlmoe_model.precision import EXPERT_BYTES, Dtype, choose_device, choose_dtype_for
+from vlmoe_model.precision import Dtype, choose_device, choose_dtype_for
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.expert_shares import costs_of, holdings_of, split_by_counts
-from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.engine.constants import costs_for
+from vlmoe_serve.engine.expert_shares import holdings_of, split_by_counts
 
 
 def load_share(options: EngineOptions, group: Group) -> Runner:
@@ -29,7 +29,7 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
     device = choose_device(options.device)
     dtype = cast(Dtype, choose_dtype_for(config, options.dtype, device))
     # the same on every rank, or they would split differently
-    costs = costs_of(config, EXPERT_BYTES[dtype], options.local_ranks) if device == "cpu" else Costs()
+    costs = costs_for(options, config)
     return Runner.load(
         options.path,
         device=device,
@@ -41,6 +41,15 @@ def load_share(options: EngineOptions, group: Group) -> Runner:
         movable=options.rebalance is not None,
         mode=options.mode,
     )
+
+
+def check_devices(options: EngineOptions) -> None:
+    """Raises ValueError where this host has not a GPU for each of its ranks."""
+    if choose_device(options.device) == "cuda" and torch.cuda.device_count() < options.local_ranks:
+        raise ValueError(
+            f"--ranks {options.ranks} takes {options.local_ranks} GPUs of a host, one a rank, "
+            f"and torch sees {torch.cuda.device_count()} here"
+        )
 
 
 def join_host(options: EngineOptions, descriptors: Descriptors, port: int) -> Group:

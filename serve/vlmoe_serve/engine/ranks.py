@@ -27,15 +27,15 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.feed_forward import ObserveLoad
 from vlmoe_model.inputs import Job
 from vlmoe_model.packing import Packed
-from vlmoe_model.precision import EXPERT_BYTES, choose_device
+from vlmoe_model.precision import choose_device
 from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Runner
 from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
-from vlmoe_serve.engine.expert_shares import costs_of
+from vlmoe_serve.engine.constants import costs_for
 from vlmoe_serve.engine.layer_moves import LayerMoves, layer_moves
-from vlmoe_serve.engine.loading import free_port, join_host, load_share
+from vlmoe_serve.engine.loading import check_devices, free_port, join_host, load_share
 from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.orders import MoveState, Orders
 from vlmoe_serve.engine.planning import Planning
@@ -252,7 +252,7 @@ def load(options: EngineOptions) -> Ranks:
     Raises:
         ValueError: a bad checkpoint, or a placement for another model.
     """
-    check_rebalance(options)
+    check_options(options)
     group = make_descriptors(options.ranks)
     port = free_port()
     others = [RankProcess(rank, options, group[rank], port) for rank in range(1, options.ranks)]
@@ -262,8 +262,9 @@ def load(options: EngineOptions) -> Ranks:
     return together(options, runner, others)
 
 
-def check_rebalance(options: EngineOptions) -> None:
-    """Raises ValueError where experts are to move and cannot."""
+def check_options(options: EngineOptions) -> None:
+    """Raises ValueError where experts are to move and cannot, or a rank would be without a device."""
+    check_devices(options)
     if options.rebalance is not None and choose_device(options.device) != "cpu":
         raise ValueError("--rebalance moves experts between CPUs only, and this model runs on a GPU")
 
@@ -276,8 +277,7 @@ def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]
 def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
     if options.rebalance is None or options.placement is None:
         return None
-    estimate = costs_of(runner.config, EXPERT_BYTES[runner.dtype], options.local_ranks)
-    costs = options.rebalance.costs or estimate
+    costs = costs_for(options, runner.config)
     return Rebalancer(options.placement, costs, options.rebalance, Planning())
 
 

@@ -20,6 +20,7 @@ from vlmoe_model.routing_mode import RoutingMode
 from vlmoe_model.runner import Runner
 from vlmoe_serve.engine import ranks
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
+from vlmoe_serve.engine.constants import costs_for
 from vlmoe_serve.engine.expert_shares import sizes_of
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.nodes import remote
@@ -119,6 +120,9 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
     directory = open_directory(resolve(options.path))
     if not directory.config.heads:
         raise ValueError(f"{directory.path}: the checkpoint has no head, so there is nothing to serve")
+    if directory.config.moe_blocks:
+        # one value for all ranks, or they would split differently; before there is anything that computes
+        options = dataclasses.replace(options, costs=costs_for(options, directory.config))
     # Hashing reads every weight and does not hold the interpreter: it runs while they are loaded and packed.
     with ThreadPoolExecutor(1) as pool:
         ids = pool.submit(
@@ -189,5 +193,7 @@ def _tracer(options: EngineOptions, runner: Runner | ranks.Ranks, model: str) ->
             raise
         raise ValueError('recording needs pyarrow, not installed here: pip install "vlmoe[plan]"') from None
     sizes = sizes_of(config, EXPERT_BYTES[runner.dtype], runner.num_parameters)
-    meta = trace_meta(config, model, options.ranks, device=runner.device, sizes=sizes)
+    meta = trace_meta(
+        config, model, options.ranks, device=runner.device, sizes=sizes, costs=costs_for(options, config)
+    )
     return RoutingTracer(TraceWriter(options.trace_dir, meta), config)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.packing import TEXT, VISION, Packed
 from vlmoe_model.routing import Routing
-from vlmoe_serve.placement.costs import Sizes
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.machines import Sizes
 from vlmoe_serve.placement.trace_format import COLUMNS, Rows, TraceMeta
 
 if TYPE_CHECKING:
@@ -75,10 +76,11 @@ def trace_meta(
     *,
     device: str | None = None,
     sizes: Sizes | None = None,
+    costs: Costs | None = None,
 ) -> TraceMeta:
     """What the trace of a model says of it, and of what it runs on."""
     pools = config.num_experts, config.num_experts
-    return TraceMeta(model_id, tuple(config.moe_blocks), pools, num_ranks, device, sizes)
+    return TraceMeta(model_id, tuple(config.moe_blocks), pools, num_ranks, device, sizes, costs)
 
 
 def rows_of(

@@ -3,6 +3,7 @@
 FILE -> read -> fits the model and its ranks?    POLICY -> plan on the trace of --trace-routing -> Placement
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from vlmoe_model.config import ModelConfig
 from vlmoe_serve.cores import num_cores
-from vlmoe_serve.placement.costs import Costs, costs_on
+from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import StepLoad, at_ranks
+from vlmoe_serve.placement.machines import costs_on
 from vlmoe_serve.placement.placement import POOLS, Placement, PlacementError, read_placement
 from vlmoe_serve.placement.policies import POLICIES, Budget, default_slots
 from vlmoe_serve.placement.trace_format import TraceError, read_meta
@@ -102,13 +104,15 @@ def _planned(
 
 
 def _costs(policy: str, trace: Path | None, device: str, ranks_per_node: int | None) -> Costs:
-    """Constants of what is served on, for what was recorded, and a line that says which."""
+    """Constants of what is served on, for what was recorded: the trace's own where they are of that device."""
     meta = None if trace is None else read_meta(trace)
     recorded_on = "cuda" if meta is None or meta.device is None else meta.device
-    costs, origin = costs_on(
-        recorded_on if device == "auto" else device, None if meta is None else meta.sizes, ranks_per_node
-    )
-    _log.info("placement %s is planned with constants of %s", policy, origin)
+    serving_on = recorded_on if device == "auto" else device
+    if meta is not None and meta.costs is not None and serving_on == recorded_on:
+        costs = dataclasses.replace(meta.costs, ranks_per_node=ranks_per_node or meta.costs.ranks_per_node)
+    else:
+        costs = costs_on(serving_on, None if meta is None else meta.sizes, ranks_per_node)
+    _log.info("placement %s is planned with constants of %s", policy, costs.origin)
     return costs
 
 

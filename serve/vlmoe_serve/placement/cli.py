@@ -2,45 +2,36 @@
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import NoReturn
+from dataclasses import asdict, dataclass, replace
 
-from vlmoe_serve.placement.costs import DEVICES, Costs, CostsError, costs_on, read_costs
+from vlmoe_serve.placement.arguments import parse
+from vlmoe_serve.placement.capacity import offers
+from vlmoe_serve.placement.costs import Costs, CostsError, read_costs
 from vlmoe_serve.placement.decision import decide, turned
 from vlmoe_serve.placement.evaluate import EVALUATION_ONLY, LATER, Question, Score, TooShort, evaluate, table
-from vlmoe_serve.placement.load import Load, at_ranks
+from vlmoe_serve.placement.load import Load, at_ranks, with_mix
+from vlmoe_serve.placement.machines import BASE, costs_on
+from vlmoe_serve.placement.measured import measure_costs
 from vlmoe_serve.placement.placement import Placement, PlacementError, read_placement
 from vlmoe_serve.placement.policies import POLICIES, Budget, BudgetError, default_slots
 from vlmoe_serve.placement.policies.eplb_vllm import is_installed
 from vlmoe_serve.placement.policies.fixed import linear
-from vlmoe_serve.placement.size import offers
 from vlmoe_serve.placement.trace_format import TraceError, read_meta
 from vlmoe_serve.placement.trace_reader import read_trace
-
-# as long as half an hour at 50 ms a step
-_HORIZON_STEPS = 36_000
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def run(argv: list[str]) -> int:
     """Exit status: 0 done, 1 a file is bad or the job failed, 2 bad usage."""
-    parser = _arguments()
-    args = parser.parse_args(argv)
-    _check(parser, args)
+    args = parse(argv)
     try:
+        costs = _costs(args)
+        print(f"constants: {costs.origin}\n")
+        if args.ranks is None and not args.capacity:
+            return _measured(args, costs)
         load = read_trace(args.trace)
-        costs, origin = _costs(args)
-        print(f"constants: {origin}\n")
-        if args.size:
-            return _size(args, load, costs)
+        if args.capacity:
+            return _capacity(args, load, costs)
         current = None if args.current is None else read_placement(args.current)
         job = _Job(args, load, costs, current)
         return job.evaluate() if args.evaluate else job.plan()
@@ -111,18 +102,38 @@ class _Job:
             print(f"planning: {line}", file=sys.stderr)
 
 
-def _costs(args: argparse.Namespace) -> tuple[Costs, str]:
-    """The constants to plan with, and where they come from."""
+def _costs(args: argparse.Namespace) -> Costs:
+    """The constants to plan with: measured now, from a file, as the trace remembers them, or another machine's."""
+    meta = None if args.trace is None else read_meta(args.trace)
+    sizes = None if meta is None else meta.sizes
+    recorded_on = None if meta is None else meta.device
+    if args.measure:
+        costs = measure_costs(args.device or recorded_on or "auto", sizes or BASE)
+        if args.costs is not None:
+            args.costs.write_text(costs.to_json(), encoding="utf-8")
+        return costs
     if args.costs is not None:
-        return read_costs(args.costs), str(args.costs)
-    meta = read_meta(args.trace)
-    device = args.device or (None if meta is None else meta.device)
-    costs, origin = costs_on(device or "cuda", None if meta is None else meta.sizes)
-    hint = "" if device else " (the trace does not say on what it was recorded: --device tells)"
-    return costs, f"{origin}{hint}; --costs has your own"
+        costs = read_costs(args.costs)
+        return replace(
+            costs, origin=f"{args.costs}: {costs.origin or 'it does not say where they come from'}"
+        )
+    if meta is not None and meta.costs is not None and args.device in (None, recorded_on):
+        return meta.costs
+    hint = "" if args.device or recorded_on else " (the trace does not say on what: --device tells)"
+    costs = costs_on(args.device or recorded_on or "cuda", sizes)
+    return replace(costs, origin=f"{costs.origin}{hint}; --measure for this machine's own")
 
 
-def _size(args: argparse.Namespace, load: Load, costs: Costs) -> int:
+def _measured(args: argparse.Namespace, costs: Costs) -> int:
+    print(costs.to_json(), end="")
+    if args.costs is not None:
+        print(f"wrote {args.costs}")
+    return 0
+
+
+def _capacity(args: argparse.Namespace, load: Load, costs: Costs) -> int:
+    if args.mix:
+        load = with_mix(load, dict(args.mix))
     found = offers(load, costs, rate=args.rate, p99_ms=args.p99_ms, memory_mb=args.memory_mb)
     if args.json is not None:
         args.json.write_text(
@@ -139,90 +150,3 @@ def _size(args: argparse.Namespace, load: Load, costs: Costs) -> int:
 
 def _step_ms(score: Score) -> float:
     return score.told.step_ms
-
-
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.size:
-        if args.rate is None or args.p99_ms is None:
-            parser.error("--size needs --rate and --p99-ms")
-    elif args.ranks is None:
-        parser.error("the following arguments are required: --ranks")
-    if args.policy in EVALUATION_ONLY and not args.evaluate:
-        parser.error(f"policy {args.policy} exists for --evaluate only")
-    if args.device is not None and args.costs is not None:
-        parser.error("--costs has the constants of a device; leave out --device")
-    if args.json is not None and not (args.evaluate or args.size):
-        parser.error("--json goes with --evaluate or --size")
-    if args.out is not None and (args.evaluate or args.size):
-        parser.error("--out writes a placement; leave out --evaluate and --size")
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vlmoe plan", description="Place experts on ranks by what routers chose.")
-    parser.add_argument("--trace", required=True, type=Path, metavar="DIR", help="what --trace-routing wrote")
-    parser.add_argument("--ranks", type=_whole(1, 4096), metavar="N", help="ranks that share the experts")
-    parser.add_argument(
-        "--slots-per-rank",
-        type=_whole(1, 65536),
-        metavar="K",
-        help="experts a rank holds in a layer, both pools together (default: one spare slot a pool)",
-    )
-    parser.add_argument("--policy", choices=[*POLICIES, *EVALUATION_ONLY], help="only this one")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the best placement there")
-    parser.add_argument("--current", type=Path, metavar="FILE", help="the placement in use (default: linear)")
-    parser.add_argument(
-        "--horizon-steps",
-        type=_whole(1, 10**9),
-        default=_HORIZON_STEPS,
-        metavar="N",
-        help=f"how long a new placement is expected to last (default {_HORIZON_STEPS})",
-    )
-    parser.add_argument(
-        "--evaluate", action="store_true", help="score every policy on later steps, other mixes too"
-    )
-    parser.add_argument(
-        "--seeds", type=_whole(1, 100), default=3, metavar="N", help="searches to average over (default 3)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures of --evaluate or --size")
-    parser.add_argument("--size", action="store_true", help="tell how many devices, and how to use them")
-    parser.add_argument("--rate", type=_positive, metavar="R", help="with --size: requests a second")
-    parser.add_argument("--p99-ms", type=_positive, metavar="L", help="with --size: latency to keep")
-    parser.add_argument(
-        "--memory-mb", type=_positive, metavar="MB", help="with --size: weights a device can hold"
-    )
-    parser.add_argument(
-        "--costs",
-        type=Path,
-        metavar="FILE",
-        help="constants of your device, measured (default: estimates for --device and the trace's model)",
-    )
-    parser.add_argument(
-        "--device", choices=DEVICES, help="what the ranks run on (default: what the trace was recorded on)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=_whole(1, 256),
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="to plan with (default: all cores)",
-    )
-    return parser
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, got {text!r}")
-        return int(text)
-
-    return read
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from vlmoe_serve.placement.costs import Costs
-from vlmoe_serve.placement.load import Load, StepLoad, at_ranks
+from vlmoe_serve.placement.load import KINDS, Load, StepLoad, at_ranks
 from vlmoe_serve.placement.placement import Placement
 from vlmoe_serve.placement.policies import POLICIES, Budget
 from vlmoe_serve.placement.policies.eplb_vllm import eplb_vllm
@@ -23,7 +23,6 @@ FEWEST_STEPS = 8
 EVALUATION_ONLY = ("eplb_vllm", "shard", "oracle")
 # shares of the steps that are planned on, and after which scoring begins
 _PLAN_SHARE, _SCORE_FROM = 4 / 9, 5 / 9
-_KINDS = ("image", "text", "pair")
 
 
 class TooShort(ValueError):
@@ -73,7 +72,7 @@ def split(load: Load) -> tuple[Load, Mapping[str, Load]]:
     later = load.window(round(_SCORE_FROM * num_steps), num_steps)
     windows = {LATER: later}
     modality_Q = later.modality_Q()
-    for kind in _KINDS:
+    for kind in KINDS:
         mine_Q = modality_Q == kind
         if mine_Q.any() and not mine_Q.all():
             windows[kind] = later.only(mine_Q)

@@ -8,13 +8,16 @@
 
 # Q = sequences, S = steps, L = MoE layers, X = experts of both pools, G = ranks
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int32]
+
+# what a sequence can hold
+KINDS = ("image", "text", "pair")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +149,40 @@ def balanced_homes(
         home_Q[q] = rank
         held[rank] += int(tokens_Q[q])
     return home_Q
+
+
+def with_mix(load: Load, shares: Mapping[str, float], seed: int = 0) -> Load:
+    """As many sequences, in one step, of each modality as many as asked for; they come again if there are too few.
+
+    Args:
+        load: where the sequences come from; their order within a modality stays.
+        shares: of image, text and pair, in proportion.
+        seed: of the order in which modalities follow each other.
+
+    Raises:
+        ValueError: one is asked for that the load has none of.
+    """
+    modality_Q = load.modality_Q()
+    names = [name for name, share in shares.items() if share > 0]
+    of_kind = [np.flatnonzero(modality_Q == name) for name in names]
+    for name, found in zip(names, of_kind, strict=True):
+        if not len(found):
+            raise ValueError(f"there is no {name} among the {load.num_sequences} sequences")
+    weights = np.array([shares[name] for name in names])
+    kind_Q = np.random.default_rng(seed).choice(len(names), load.num_sequences, p=weights / weights.sum())
+    pick_Q = np.empty(load.num_sequences, np.intp)
+    for kind, found in enumerate(of_kind):
+        mine = np.flatnonzero(kind_Q == kind)
+        pick_Q[mine] = np.resize(found, len(mine))
+    return Load(
+        load.layers,
+        load.pools,
+        np.zeros(load.num_sequences, np.int64),
+        load.tokens_Q[pick_Q],
+        load.counts_QLX[pick_Q],
+        load.rank_Q[pick_Q],
+        load.num_ranks,
+    )
 
 
 def joined(parts: Sequence[Load]) -> Load:

@@ -34,8 +34,7 @@ class RebalanceOptions:
     window_steps: steps that are looked at. min_steps: steps since the last decision before there is another plan.
     interval_s, max_interval_s: time between plans, at first and after many refusals. horizon_s: for how long a
     placement is expected to be good. bytes_per_s: of weights that a rank reads and packs beside its work.
-    at_once: all layers move in one step, and everybody waits; to compare with. costs: of the device and its links;
-    None estimates them.
+    at_once: all layers move in one step, and everybody waits; to compare with.
     """
 
     window_steps: int = 256
@@ -45,7 +44,6 @@ class RebalanceOptions:
     horizon_s: float = 120.0
     bytes_per_s: float = 200e6
     at_once: bool = False
-    costs: Costs | None = None
 
 
 class Window:

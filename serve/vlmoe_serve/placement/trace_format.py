@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmoe_serve.placement.costs import DEVICES, Sizes
+from vlmoe_serve.placement.costs import Costs, CostsError, parse_costs
+from vlmoe_serve.placement.machines import DEVICES, Sizes
 
 META = "meta.json"
 
@@ -63,8 +64,8 @@ assert tuple(COLUMNS) == tuple(field.name for field in fields(Rows))
 class TraceMeta:
     """layers: blocks that are mixtures, ascending. pools: experts of the image and of the text pool.
 
-    num_ranks: of the recording; 0 if some was recorded with other numbers, so that homes say nothing. device, sizes:
-    what it was recorded on, last; None where it does not say.
+    num_ranks: of the recording; 0 if some was recorded with other numbers, so that homes say nothing. device, sizes,
+    costs: what it was recorded on, last, and what a step costs there; None where it does not say.
     """
 
     model_id: str
@@ -73,6 +74,7 @@ class TraceMeta:
     num_ranks: int
     device: str | None = None
     sizes: Sizes | None = None
+    costs: Costs | None = None
 
     def is_same_model(self, other: "TraceMeta") -> bool:
         """Whether both can stand in one directory."""
@@ -90,6 +92,8 @@ class TraceMeta:
             values["device"] = self.device
         if self.sizes is not None:
             values["sizes"] = asdict(self.sizes)
+        if self.costs is not None:
+            values["costs"] = asdict(self.costs)
         return json.dumps(values) + "\n"
 
 
@@ -125,7 +129,15 @@ def read_meta(directory: Path) -> TraceMeta | None:
         ranks,
         device if device in DEVICES else None,
         _sizes(path, values.get("sizes")),
+        _costs(path, values.get("costs")),
     )
+
+
+def _costs(path: Path, values: object) -> Costs | None:
+    try:
+        return None if values is None else parse_costs(values)
+    except CostsError as error:
+        raise TraceError(f"{path}: costs: {error}") from None
 
 
 def _sizes(path: Path, values: object) -> Sizes | None:

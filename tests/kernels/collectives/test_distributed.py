@@ -3,6 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+import torch.distributed as dist
+
+from vlmoe_kernels.collectives.distributed import DistributedGroup
 
 PROGRAM = """
 import sys, torch, torch.distributed as dist
@@ -30,11 +34,16 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("size", [2])
-def test_rows_and_counts_travel_between_processes(size: int) -> None:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("size", [2])
+def test_rows_and_counts_travel_between_processes(size: int) -> None:
+    port = free_port()
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(rank), str(size), str(port)],
@@ -45,3 +54,21 @@ def test_rows_and_counts_travel_between_processes(size: int) -> None:
     ]
     errors = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * size, "\n".join(errors)
+
+
+@pytest.mark.gpu
+def test_rows_and_counts_travel_through_nccl_to_oneself() -> None:
+    """One card: what a layer asks of NCCL, but for the way to another one."""
+    dist.init_process_group("nccl", f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
+    try:
+        group = DistributedGroup()
+        assert group.exchange_counts(torch.tensor([[3, 4]])).tolist() == [[3, 4]]
+        rows = torch.randn(7, 16, device="cuda", dtype=torch.bfloat16)
+        assert torch.equal(group.exchange_rows(rows, [7], [7]), rows)
+        order = torch.arange(6, -1, -1, device="cuda")
+        assert torch.equal(group.exchange_rows(rows, [7], [7], order), rows.flip(0))
+        assert len(group.exchange_rows(rows[:0], [0], [0])) == 0
+        (piece,) = group.exchange_pieces(rows, [7], [7])
+        assert len(piece) == 0
+    finally:
+        dist.destroy_process_group()

@@ -26,7 +26,7 @@ def test_rows_go_back_to_their_tokens(
     plan = random.plan(num_tokens, 5, num_choices, gated=gated, drop=drop)
     rows_RD = random(sum(plan.sizes), width)
     sizes = [*cuts[:-1], len(rows_RD) - sum(cuts[:-1])]
-    found = native.combine(torch.split(rows_RD, sizes), plan)
+    found = native.combine_pieces(torch.split(rows_RD, sizes), plan)
     assert torch.equal(found, eager.combine(rows_RD, plan))
 
 
@@ -52,11 +52,11 @@ def test_what_does_not_fit_is_refused(fp32: Any) -> None:
     op = native.grouped_ffn([fp32.pool(3, 8, 16)], 1e-6)
     source = torch.arange(5)
     with pytest.raises(ValueError, match=r"the plan has 5 rows, the pieces 4"):
-        native.combine([rows[:2], rows[3:]], plan)
+        native.combine_pieces([rows[:2], rows[3:]], plan)
     with pytest.raises(
         ValueError, match=r"rows must be torch.float32 \[rows, 8\], got torch.float32 \[3, 4\]"
     ):
-        native.combine([rows[:2], rows[2:, :4]], plan)
+        native.combine_pieces([rows[:2], rows[2:, :4]], plan)
     with pytest.raises(ValueError, match=r"got torch.bfloat16"):
         op.of_pieces([rows.bfloat16()], source, plan, rows)
     with pytest.raises(ValueError, match=r"sources must be int64 \[5\]"):

@@ -9,6 +9,8 @@ import pytest
 
 from vlmoe_model.config import ModelConfig
 from vlmoe_serve.placement.chosen import choose_placement
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.machines import CPU, GPU
 from vlmoe_serve.placement.placement import PlacementError, place
 from vlmoe_serve.placement.trace_format import COLUMNS, Rows, TraceMeta
 from vlmoe_serve.placement.trace_writer import TraceWriter
@@ -72,12 +74,22 @@ def test_policies_that_plan_on_a_trace(tmp_path: Path, policy: str) -> None:
 
 @pytest.mark.parametrize(
     ("recorded_on", "device", "told"),
-    [("cpu", "auto", "CPU"), ("cuda", "auto", "GPU"), ("cuda", "cpu", "CPU"), (None, "auto", "GPU")],
+    [
+        ("cpu", "auto", CPU.name),
+        ("cuda", "auto", GPU.name),
+        ("cuda", "cpu", CPU.name),
+        (None, "auto", GPU.name),
+        ("measured", "auto", "a stop watch"),
+        ("measured", "cpu", "a stop watch"),
+        ("measured", "cuda", GPU.name),
+    ],
 )
 def test_a_policy_plans_with_constants_of_what_is_served_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, recorded_on: str | None, device: str, told: str
 ) -> None:
-    record(tmp_path, TraceMeta("m-1", (0, 2), (3, 3), 1, recorded_on))
+    measured = Costs(origin="a stop watch") if recorded_on == "measured" else None
+    kind = "cpu" if measured else recorded_on
+    record(tmp_path, TraceMeta("m-1", (0, 2), (3, 3), 1, kind, costs=measured))
     with caplog.at_level("INFO"):
         choose_placement("lpt_risk", CONFIG, 2, tmp_path, device=device)
     assert f"placement lpt_risk is planned with constants of {told}" in caplog.text

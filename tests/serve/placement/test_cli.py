@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmoe_serve.placement.cli import run
+from vlmoe_serve.placement.costs import Costs, read_costs
 from vlmoe_serve.placement.placement import place, read_placement
 from vlmoe_serve.placement.synthetic import Synthetic, synthetic_meta, synthetic_rows
 from vlmoe_serve.placement.trace_format import COLUMNS, META
 
+COSTS = asdict(Costs(origin="a stop watch"))
 SIZES = {"dim": 8, "ffn_dim": 32, "weight_bytes": 4, "shared_parameters": 100}
 SPEC = Synthetic(num_steps=18, tokens_per_step=1500, num_layers=1, num_experts=4, skew=1.2)
 
@@ -61,11 +64,13 @@ def test_an_evaluation_is_a_table_and_a_file(
 @pytest.mark.parametrize(
     ("recorded", "more", "told"),
     [
-        ({}, [], "GPUs of the H100 class"),
+        ({}, [], "H100"),
         ({}, [], "--device tells"),
-        ({"device": "cpu"}, [], "CPU ranks of one thread"),
-        ({"device": "cpu", "sizes": SIZES}, [], "experts of 8 x 32, 32 bits a weight; --costs has your own"),
-        ({"device": "cpu"}, ["--device", "cuda"], "GPUs of the H100 class"),
+        ({"device": "cpu"}, [], "one thread of an AMD EPYC"),
+        ({"device": "cpu", "sizes": SIZES}, [], "experts of 8 x 32, 32 bits a weight; --measure for"),
+        ({"device": "cpu"}, ["--device", "cuda"], "H100"),
+        ({"device": "cpu", "costs": COSTS}, [], "constants: a stop watch"),
+        ({"device": "cpu", "costs": COSTS}, ["--device", "cuda"], "H100"),
     ],
 )
 def test_constants_are_those_of_what_was_recorded_on(
@@ -87,9 +92,39 @@ def test_constants_are_those_of_what_was_recorded_on(
     assert told in first
 
 
-def test_a_size_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_measured_is_kept_and_planned_with(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again, file = tmp_path / "trace", tmp_path / "costs.json"
+    shutil.copytree(trace, again)
+    meta = json.loads((again / META).read_text())
+    (again / META).write_text(json.dumps(meta | {"device": "cpu", "sizes": SIZES}))
+    assert run(["--trace", str(again), "--measure", "--costs", str(file)]) == 0
+    assert f"wrote {file}" in capsys.readouterr().out
+    costs = read_costs(file)
+    assert costs.expert_bytes == (2 * 8 * 32 + 8 + 32) * 4
+    assert costs.origin.startswith("measured on one thread of ")
+    assert "experts of 8 x 32" in costs.origin
+    assert run(["--trace", str(again), "--ranks", "2", "--policy", "eplb", "--costs", str(file)]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"constants: {file}: {costs.origin}"
+
+
+def test_the_mix_of_requests_decides_how_many_devices_it_takes(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "capacity.json"
+    devices = {}
+    for kind in ("text", "image"):
+        command = ["--trace", str(trace), "--capacity", "--rate", "200000", "--p99-ms", "50"]
+        assert run([*command, "--mix", f"{kind}=1", "--json", str(file)]) == 0
+        devices[kind] = json.loads(file.read_text())[0]["devices"]
+    assert devices["text"] < devices["image"]
+
+
+def test_a_capacity_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "size.json"
-    command = ["--trace", str(trace), "--size", "--rate", "1000", "--p99-ms", "50", "--json", str(file)]
+    command = ["--trace", str(trace), "--capacity", "--rate", "1000", "--p99-ms", "50", "--json", str(file)]
     assert run(command) == 0
     assert "cheapest first:\n  1 " in capsys.readouterr().out
     assert json.loads(file.read_text())[0]["devices"] == 1
@@ -103,11 +138,16 @@ def test_a_size_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.Capture
         (["--ranks", "0"], "must be a whole number from 1 to 4096, got '0'"),
         (["--ranks", "2", "--slots-per-rank", "3"], "need at least 4 slots a rank, got 3"),
         (["--ranks", "2", "--policy", "oracle"], "policy oracle exists for --evaluate only"),
-        (["--ranks", "2", "--json", "x"], "--json goes with --evaluate or --size"),
+        (["--ranks", "2", "--json", "x"], "--json goes with --evaluate or --capacity"),
         (["--ranks", "2", "--costs", "x", "--device", "cpu"], "leave out --device"),
         (["--ranks", "2", "--evaluate", "--out", "x"], "--out writes a placement"),
-        (["--size", "--rate", "5"], "--size needs --rate and --p99-ms"),
-        (["--size", "--rate", "-5", "--p99-ms", "1"], "must be a positive number, got '-5'"),
+        (["--ranks", "2", "--mix", "image=1"], "--mix and --memory-mb go with --capacity"),
+        (
+            ["--capacity", "--rate", "5", "--p99-ms", "5", "--mix", "sound=1"],
+            "must be one of image, text, pair",
+        ),
+        (["--capacity", "--rate", "5"], "--capacity needs --rate and --p99-ms"),
+        (["--capacity", "--rate", "-5", "--p99-ms", "1"], "must be a positive number, got '-5'"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vlmoe_serve.placement.costs import Sizes
+from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.machines import Sizes
 from vlmoe_serve.placement.trace_format import META, TraceError, TraceMeta, read_meta
 
 GOOD = {"model_id": "m-1", "layers": [1, 3], "experts": [4, 4], "ranks": 2}
@@ -16,7 +17,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     (tmp_path / META).write_text(meta.to_json())
     assert read_meta(tmp_path) == meta
     sizes = Sizes(dim=8, ffn_dim=32, weight_bytes=4, shared_parameters=0)
-    meta = TraceMeta("m-1", (1, 3), (4, 2), 2, "cpu", sizes)
+    meta = TraceMeta("m-1", (1, 3), (4, 2), 2, "cpu", sizes, Costs(token_us=3.0, origin="a stop watch"))
     (tmp_path / META).write_text(meta.to_json())
     assert read_meta(tmp_path) == meta
 
@@ -44,6 +45,7 @@ def test_it_may_be_missing_and_one_number_stands_for_both_pools(tmp_path: Path) 
         ({"experts": None}, "experts must be whole numbers from 0, got None"),
         ({"sizes": {"dim": 8}}, "sizes must have dim, ffn_dim, weight_bytes, shared_parameters"),
         ({"sizes": SIZES | {"dim": 0}}, "dim must be a positive whole number, got 0"),
+        ({"costs": {"token_us": 0}}, "costs: token_us must be positive, got 0"),
         ({"ranks": -1}, "ranks must be a whole number from 0, got -1"),
     ],
 )

@@ -18,7 +18,7 @@ from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions, Rendezvous
 from vlmoe_serve.engine.duty import do_duty
 from vlmoe_serve.engine.lifetime import die_with
-from vlmoe_serve.engine.loading import join_nodes
+from vlmoe_serve.engine.loading import check_devices, join_nodes
 from vlmoe_serve.engine.nodes.link import Link, read_key
 from vlmoe_serve.engine.nodes.store import LinkStore
 from vlmoe_serve.engine.nodes.wire import Begin, Joined, RankHello, Refused
@@ -53,6 +53,11 @@ def main(argv: Sequence[str]) -> int:
     assert isinstance(load, Load)
     assert load.options.rendezvous is not None
     try:
+        check_devices(load.options)
+    except ValueError as error:
+        _log.error("%s", error)
+        return 1
+    try:
         return _serve(load.options, load.options.rendezvous, rank, argv[3])
     except OSError:
         # rank 0 is gone: our parent begins anew
@@ -79,7 +84,7 @@ def _serve(options: EngineOptions, where: Rendezvous, rank: int, admission: str)
     link.send(Joined())
     # of node 0, whatever this node was told
     options = dataclasses.replace(
-        options, placement=begin.placement, mode=begin.mode, rebalance=begin.rebalance
+        options, placement=begin.placement, mode=begin.mode, rebalance=begin.rebalance, costs=begin.costs
     )
     do_duty(RemoteBoss(link), options, group)
     return 1

@@ -17,7 +17,7 @@ from vlmoe_serve.engine.nodes.store import HubStore, Values
 from vlmoe_serve.engine.nodes.terms import terms_of
 from vlmoe_serve.engine.nodes.wire import Begin
 from vlmoe_serve.engine.protocol import FromRank, ToRank
-from vlmoe_serve.engine.ranks import OtherRank, Ranks, check_rebalance, together
+from vlmoe_serve.engine.ranks import OtherRank, Ranks, check_options, together
 
 
 class RemoteChannel:
@@ -50,7 +50,7 @@ def load(options: EngineOptions, where: Rendezvous, model_id: Callable[[], str])
     Raises:
         ValueError: a bad checkpoint, or nodes that do not come or compute otherwise than this one.
     """
-    check_rebalance(options)
+    check_options(options)
     device = choose_device(options.device)
     how = f"{choose_dtype(options.dtype, device)} with {choose_backend('auto', device)}"
     meeting = Meeting(where, options.ranks, lambda: terms_of(options, where, model_id()), how, _end_without)
@@ -62,7 +62,14 @@ def load(options: EngineOptions, where: Rendezvous, model_id: Callable[[], str])
     for rank, link in links.items():
         here = rank < options.local_ranks
         link.send(
-            Begin(address if here else "", store_port, options.placement, options.mode, options.rebalance)
+            Begin(
+                address if here else "",
+                store_port,
+                options.placement,
+                options.mode,
+                options.rebalance,
+                options.costs,
+            )
         )
         joining.append(threading.Thread(target=values.serve, args=(link,), daemon=True))
         joining[-1].start()

@@ -75,7 +75,7 @@ class Begin:
 
     address: what others reach this host by, where it cannot know. store_port: of node 0, where NCCL's ranks meet.
     placement: which rank is to hold which experts. mode: how jobs are routed that do not say. rebalance: how experts
-    move.
+    move. costs: of a step.
     """
 
     address: str
@@ -83,6 +83,7 @@ class Begin:
     placement: Placement | None
     mode: RoutingMode
     rebalance: RebalanceOptions | None
+    costs: Costs | None
 
 
 @dataclass(frozen=True, slots=True)

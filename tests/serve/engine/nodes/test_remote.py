@@ -244,7 +244,7 @@ def test_experts_move_between_nodes_while_answers_stay(
     torch.set_num_threads(threads)
     start = place((0, 2), (4, 4), [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2, 6)
     costs = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
-    eager = RebalanceOptions(min_steps=8, interval_s=0.1, costs=costs)
+    eager = RebalanceOptions(min_steps=8, interval_s=0.1)
     options = engine_options(checkpoint, where, 2)
     make_node(options, where)
     reports: list[EngineReport] = []
@@ -256,7 +256,7 @@ def test_experts_move_between_nodes_while_answers_stay(
                 np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
         assert supervisor.num_restarts == 0
 
-    moving = dataclasses.replace(options, placement=start, rebalance=eager)
+    moving = dataclasses.replace(options, placement=start, rebalance=eager, costs=costs)
     with_engine(moving, use, on_report=reports.append)
 
 

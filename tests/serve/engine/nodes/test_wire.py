@@ -32,7 +32,7 @@ def sent(message: object) -> Any:
         wire.Welcome("abc"),
         wire.Refused("no", final=True),
         wire.RankHello(3, "abc", "fp32 with cpu"),
-        wire.Begin("10.0.0.1", 2000, None, RoutingMode(0.5, "reroute"), RebalanceOptions(costs=Costs())),
+        wire.Begin("10.0.0.1", 2000, None, RoutingMode(0.5, "reroute"), RebalanceOptions(), Costs()),
         wire.Put("0/1", b"\0\xff"),
         wire.Ask("0/1"),
         wire.Value(b""),
@@ -75,7 +75,7 @@ def test_jobs_arrive_with_their_arrays() -> None:
 
 def test_a_placement_and_rows_of_a_trace_arrive() -> None:
     slots = np.array([[[0, 2], [1, 3]]], np.int32)
-    placement = sent(wire.Begin("", 1, Placement((2,), (2, 2), slots), RoutingMode(), None)).placement
+    placement = sent(wire.Begin("", 1, Placement((2,), (2, 2), slots), RoutingMode(), None, None)).placement
     assert (placement.layers, placement.pools) == ((2,), (2, 2))
     np.testing.assert_array_equal(placement.slots_LGK, slots)
     rows = Rows(**{name: np.arange(3).astype(dtype) for name, dtype in COLUMNS.items()})

@@ -28,7 +28,7 @@ def test_experts_move_while_answers_stay(checkpoint: Path, at_once: bool) -> Non
     # all the experts for pictures on one rank, and as if nothing but computing took time
     start = place((0, 2), (4, 4), [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2, 6)
     costs = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
-    eager = RebalanceOptions(min_steps=8, interval_s=0.1, at_once=at_once, costs=costs)
+    eager = RebalanceOptions(min_steps=8, interval_s=0.1, at_once=at_once)
 
     async def use(supervisor: Supervisor) -> None:
         num_steps = 0
@@ -39,6 +39,6 @@ def test_experts_move_while_answers_stay(checkpoint: Path, at_once: bool) -> Non
             num_steps += 1
         assert supervisor.num_restarts == 0
 
-    with_ranks(checkpoint, 2, use, reports.append, placement=start, rebalance=eager)
+    with_ranks(checkpoint, 2, use, reports.append, placement=start, rebalance=eager, costs=costs)
     loads = [each.load for each in reports if each.load is not None]
     assert loads[0].rank_tokens_G[1] == 0 or len(loads) == 1

@@ -1,8 +1,8 @@
 import pytest
 
+from vlmoe_serve.placement.capacity import Curve, fewest_units, offers, settled
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import Load
-from vlmoe_serve.placement.size import Curve, fewest_units, offers, settled
 
 # a millisecond and half a millisecond a sequence
 LINE = Curve((1, 512), (1.5, 257.0))
