@@ -23,16 +23,28 @@ def check(schema: type[M], body: object, *, strict: bool = True, prefix: str = "
     Raises:
         InvalidField: the first thing that is wrong.
     """
+    if isinstance(body, dict) and len(body) > len(schema.model_fields):
+        _refuse_unknown(schema, body, prefix)
     try:
         return schema.model_validate(body, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        # a name that is no field of ours may be of any length
-        path = ".".join(
-            str(part) if len(str(part)) <= _SHOWN else f"{str(part)[:_SHOWN]}..." for part in first["loc"]
-        )
+        path = ".".join(_name(part) for part in first["loc"])
         param = f"{prefix}{path}".rstrip(".") or None
         raise InvalidField(_sentence(first, path), param=param) from None
+
+
+def _refuse_unknown(schema: type[BaseModel], body: Mapping[str, object], prefix: str) -> None:
+    """More fields than there are: pydantic would make an error of each, which takes it half a second for 200,000."""
+    if schema.model_config.get("extra") == "forbid":
+        path = _name(next(name for name in body if name not in schema.model_fields))
+        raise InvalidField(_not_a_field(path), param=prefix + path)
+
+
+def _name(part: object) -> str:
+    """A part of a path; one that is no field of ours may be of any length."""
+    text = str(part)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def checked_list(value: object, param: str, most: int) -> list[object]:
@@ -61,7 +73,7 @@ def _sentence(error: Mapping[str, Any], path: str) -> str:
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "extra_forbidden":
-        return f"{path} is not a field of this request"
+        return _not_a_field(path)
     name = path or "the input"
     value = error["input"]
     if isinstance(value, dict | list):
@@ -69,3 +81,7 @@ def _sentence(error: Mapping[str, Any], path: str) -> str:
     else:
         value_shown = shown(value)
     return f"{name}: {message[:1].lower()}{message[1:]}, got {value_shown}"
+
+
+def _not_a_field(path: str) -> str:
+    return f"{path} is not a field of this request"

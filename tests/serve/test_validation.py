@@ -45,6 +45,20 @@ def test_the_path_starts_with_the_prefix():
         assert caught.value.param == param
 
 
+def test_a_flood_of_fields_is_one_error():
+    """In pydantic each would be an error of its own."""
+    flood = {**GOOD, **{f"field-{i}": 0 for i in range(100_000)}}
+    for body, param in (
+        (flood, "inputs.3.field-0"),
+        ({**GOOD, "x" * 100: 0, **flood}, f"inputs.3.{'x' * 60}..."),
+    ):
+        with pytest.raises(InvalidField) as caught:
+            check(VqaRequest, body, prefix="inputs.3.")
+        assert caught.value.param == param
+        assert caught.value.message == f"{param.removeprefix('inputs.3.')} is not a field of this request"
+        assert caught.value.__context__ is None
+
+
 def test_long_values_are_cut():
     assert shown("x" * 10**6) == "'" + "x" * 59 + "..."
     assert shown("short") == "'short'"

@@ -15,16 +15,19 @@ from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2
 from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.model_admin import ModelAdmin
-from vlmoe_serve.errors import BadRequest, ServeError
+from vlmoe_serve.errors import BadRequest, PayloadTooLarge, ServeError
 from vlmoe_serve.grpc_door.calls import RPCS, STREAMS, Fields, Rpc, admin_rpcs
 from vlmoe_serve.grpc_door.metadata import call_from, timing_metadata, value_of
 from vlmoe_serve.grpc_door.stream import Stream
 from vlmoe_serve.grpc_door.types import Answer, Context, Handler
+from vlmoe_serve.grpc_door.values import holds_more_than
 from vlmoe_serve.keys.access import shown_key
 from vlmoe_serve.keys.admin_keys import AdminKeys
 from vlmoe_serve.service import Service, error_body
 
 _log = logging.getLogger(__name__)
+# as over HTTP (`http_door.json`); what is one value in JSON may be four in a message
+MAX_VALUES = 250_000
 SERVICE = vlmoe_pb2.DESCRIPTOR.services_by_name["VLMoE"]
 
 
@@ -55,8 +58,11 @@ def parse(kind: type[Message], content: bytes) -> Message:
     """A message of that kind.
 
     Raises:
-        BadRequest: the bytes are none.
+        BadRequest: the bytes are none. PayloadTooLarge: too many values.
     """
+    # no message has more values than bytes
+    if len(content) > MAX_VALUES and holds_more_than(MAX_VALUES, content, kind.DESCRIPTOR):
+        raise PayloadTooLarge(f"the message has more than {MAX_VALUES} values", code="too_many_values")
     try:
         return kind.FromString(content)
     except DecodeError as error:

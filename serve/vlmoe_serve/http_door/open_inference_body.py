@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
@@ -31,8 +32,21 @@ from vlmoe_serve.validation import check, shown
 HEADER_LENGTH = "inference-header-content-length"
 _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _MAX_TENSORS = 64
+_MAX_PARAMETERS = 64
 
-Parameters = Annotated[dict[str, Parameter], Field(default_factory=dict)]
+
+def _few(value: object) -> object:
+    # before its values are looked at: each that is wrong would become an error of its own
+    if isinstance(value, dict) and len(value) > _MAX_PARAMETERS:
+        raise PydanticCustomError("parameters", f"Input should have at most {_MAX_PARAMETERS} parameters")
+    return value
+
+
+Parameters = Annotated[
+    dict[str, Parameter],
+    BeforeValidator(_few),
+    Field(default_factory=dict, json_schema_extra={"maxProperties": _MAX_PARAMETERS}),
+]
 
 
 class _Part(BaseModel):

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vlmoe_serve.errors import BadRequest, InvalidField
+from vlmoe_serve.errors import BadRequest, InvalidField, PayloadTooLarge
+from vlmoe_serve.schemas import MAX_INPUTS
 
 Datatype = Literal["BYTES", "FP32"]
 # what a parameter may be in JSON and in protobuf
@@ -68,10 +69,15 @@ class BytesTensor:
         """Read elements, each behind its length.
 
         Raises:
-            BadRequest: an element reaches beyond the end. InvalidField: not as many as the shape says.
+            BadRequest: an element reaches beyond the end. InvalidField: not as many as the shape says. PayloadTooLarge:
+            more than any task takes.
         """
         # known before the elements are cut out: four bytes a piece would make a large body huge
         count = element_count(name, shape)
+        if count > MAX_INPUTS:
+            raise PayloadTooLarge(
+                f"{name} has {count} elements, the limit is {MAX_INPUTS}", param=name, code="too_many_inputs"
+            )
         elements: list[bytes] = []
         start = 0
         while start < len(raw) and len(elements) <= count:

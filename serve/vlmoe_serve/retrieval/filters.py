@@ -20,7 +20,9 @@ Predicate = Callable[[Metadata], bool]
 _Test = Callable[[object], bool]
 
 MAX_DEPTH = 16
+# of a list, and of all of a filter: each is held against every item of a collection
 MAX_VALUES = 1000
+MAX_ALL_VALUES = 4000
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
@@ -36,7 +38,20 @@ def compile_filter(source: object, param: str = "filter") -> Predicate:
     Raises:
         InvalidField: with the path of what is wrong below `param`.
     """
+    _check_size(source, param)
     return _all([_clause(key, value, f"{param}.{key}", 1) for key, value in _object(source, param).items()])
+
+
+def _check_size(source: object, param: str) -> None:
+    num_values, left = 0, [source]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict | list):
+            num_values += len(value)
+            # looked at before what it holds is: it may hold very much
+            if num_values > MAX_ALL_VALUES:
+                raise InvalidField(f"a filter may hold {MAX_ALL_VALUES} values in all", param=param)
+            left += value.values() if isinstance(value, dict) else value
 
 
 def _nested(source: object, param: str, depth: int) -> Predicate:

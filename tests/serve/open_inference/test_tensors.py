@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmoe_serve.errors import BadRequest, InvalidField
+from vlmoe_serve.errors import BadRequest, InvalidField, PayloadTooLarge
 from vlmoe_serve.open_inference.tensors import BytesTensor, FloatTensor, check_bytes
 
 
@@ -32,6 +32,11 @@ def test_any_bytes_are_read_or_refused(raw, count):
 def test_a_flood_of_empty_elements_is_not_unpacked():
     with pytest.raises(InvalidField, match="holds 1 elements, the data 2"):
         BytesTensor.from_raw("A", (1,), b"\0" * 4_000_000)
+
+
+def test_more_elements_than_a_task_takes_are_not_unpacked():
+    with pytest.raises(PayloadTooLarge, match="A has 1000000 elements, the limit is 256"):
+        BytesTensor.from_raw("A", (1_000_000,), b"\0" * 4_000_000)
 
 
 @pytest.mark.parametrize("shape", [(-1,), (1,) * 9, (2,), (0,), (1, 2)])

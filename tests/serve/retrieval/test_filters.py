@@ -69,6 +69,8 @@ def deep(levels):
         ({"kind": {"in": []}}, "filter.kind.in"),
         ({"kind": {"in": [["shoe"]]}}, "filter.kind.in.0"),
         ({"kind": {"in": ["x"] * 1001}}, "filter.kind.in"),
+        ({"or": [{"a": {"in": ["x"] * 900}}] * 5}, "filter"),
+        ({f"field-{i}": 1 for i in range(4001)}, "filter"),
         ({"year": {"gte": None}}, "filter.year.gte"),
         ({"year": {"gte": True}}, "filter.year.gte"),
         ({"and": {}}, "filter.and"),

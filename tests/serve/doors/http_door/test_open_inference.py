@@ -183,6 +183,12 @@ def changed(**fields):
         ("tiny.vqa", image_and_question(parameters={"sequence_id": 3}), 422, "no parameter 'sequence_id'"),
         ("tiny.vqa", image_and_question(parameters={"timeout": -1}), 422, "timeout"),
         ("tiny.vqa", image_and_question(parameters={"priority": 9}), 422, "priority"),
+        (
+            "tiny.vqa",
+            image_and_question(parameters={str(n): [] for n in range(65)}),
+            422,
+            "at most 64",
+        ),
         ("tiny.vqa", image_and_question(outputs=[{"name": "LABEL"}]), 422, "no output 'LABEL'"),
         (
             "tiny.vqa",
