@@ -7,8 +7,7 @@ and gigabytes. So bytes are walked through first, along the fields that hold mes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-
-from google.protobuf.descriptor import Descriptor
+from typing import Any
 
 # What the wire says of a field's form: https://protobuf.dev/programming-guides/encoding/
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -23,12 +22,12 @@ class Parts:
 
 
 @cache
-def parts_of(kind: Descriptor) -> Parts:
-    """The parts of a kind of message, and theirs."""
+def parts_of(kind: Any) -> Parts:
+    """The parts of a kind of message, by its descriptor, and theirs."""
     return _parts(kind, {})
 
 
-def _parts(kind: Descriptor, known: dict[str, Parts]) -> Parts:
+def _parts(kind: Any, known: dict[str, Parts]) -> Parts:
     # kinds may hold themselves, as JSON's values do
     parts = known.get(kind.full_name)
     if parts is None:
@@ -41,8 +40,8 @@ def _parts(kind: Descriptor, known: dict[str, Parts]) -> Parts:
     return parts
 
 
-def holds_more_than(most: int, content: bytes, kind: Descriptor) -> bool:
-    """Whether a message of this kind in these bytes has more fields than that, those of its parts counted too.
+def holds_more_than(most: int, content: bytes, kind: Any) -> bool:
+    """Whether a message in these bytes has more fields than that, those of its parts counted too. kind: its descriptor.
 
     Bytes that are no message have any number: whoever reads them finds that out.
     """
