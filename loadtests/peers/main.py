@@ -6,6 +6,7 @@ python -m peers --out build/peers --table              the table alone
 """
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import os
@@ -15,12 +16,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from peers.environments import DEFAULT_TORCH, EnvironmentFailed, Environments, NotInstalled, default_cache
-from peers.process import NotStarted
-from peers.results import Results, rotated
+from peers.environments import DEFAULT_TORCH, Environments, NotInstalled, default_cache
+from peers.results import Figures, Results, Trial, rotated
 from peers.systems import OURS, SYSTEMS
 from peers.table import markdown
-from peers.trial import Plan, Questions, WrongAnswers, interpreter, trial
+from peers.trial import Plan, Questions, interpreter, measure, version
 from vlmoe_loadtests.endings import exit_on_sigterm
 from vlmoe_loadtests.mixes import Ask, asks
 
@@ -91,24 +91,33 @@ def _measure(
     if args.capacity:
         results.capacity = args.capacity
     if not results.capacity:
-        calibration = trial(SYSTEMS[OURS], environments, questions, plan, 0.0, 0)
-        results.capacity = round(calibration.figures.many_rate, 1)
+        ours = asyncio.run(measure([SYSTEMS[OURS]], environments, questions, plan, 0.0))[OURS]
+        if not isinstance(ours, Figures):
+            raise SystemExit(f"the capacity cannot be measured: {ours}")
+        results.capacity = round(ours.many_rate, 1)
         print(f"capacity: {results.capacity:.0f} answers a second", flush=True)
     clean = True
     for number in args.round or range(args.rounds):
-        for name in rotated(list(SYSTEMS), number):
-            if name not in args.only or (results.has(number, name) and not args.again):
-                continue
-            try:
-                results.add(trial(SYSTEMS[name], environments, questions, plan, results.capacity, number))
-            except NotInstalled as error:
-                results.skipped[name] = str(error)
-            except (EnvironmentFailed, NotStarted, WrongAnswers) as error:
+        wanted_now = [
+            SYSTEMS[name]
+            for name in rotated(list(SYSTEMS), number)
+            if name in args.only and (args.again or not results.has(number, name))
+        ]
+        if not wanted_now:
+            continue
+        found = asyncio.run(measure(wanted_now, environments, questions, plan, results.capacity, number))
+        for name, figures in found.items():
+            if isinstance(figures, Figures):
+                told = version(SYSTEMS[name], interpreter(SYSTEMS[name], environments))
+                results.add(Trial(number, name, told, figures))
+            elif isinstance(figures, NotInstalled):
+                results.skipped[name] = str(figures)
+            else:
                 clean = False
-                results.skipped[name] = " ".join(str(error).split())[-400:]
-                print(f"{name}: {error}", file=sys.stderr, flush=True)
-            results.write(path)
-            print(f"round {number}: {name}", flush=True)
+                results.skipped[name] = " ".join(str(figures).split())[-400:]
+                print(f"{name}: {figures}", file=sys.stderr, flush=True)
+        results.write(path)
+        print(f"round {number}: {', '.join(found)}", flush=True)
     return clean
 
 

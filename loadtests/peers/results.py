@@ -15,24 +15,25 @@ class Figures:
 
     start_s: until its first answer. pss_mb: of all its processes, warm. alone_: one caller. many_: so many callers in a
     closed loop; rate in answers a second. cpu_ms: processor time of all its processes an answer, client_cpu_ms: of the
-    load generator, which runs on the same cores. loaded_: Poisson arrivals at a share of our capacity; without a limit
-    on how long callers wait. good: answers within the objective a second, at each overload.
+    load generator. loaded_: Poisson arrivals at a share of our capacity; without a limit on how long callers wait.
+    good: answers within the objective a second, at each overload. idle_share: of a core, while nobody asks.
     """
 
     start_s: float
-    pss_mb: float
-    alone_p50_ms: float
-    alone_p99_ms: float
-    many_rate: float
-    many_p50_ms: float
-    many_p99_ms: float
-    many_failed: int
-    cpu_ms: float
-    client_cpu_ms: float
+    pss_mb: float = 0.0
+    alone_p50_ms: float = 0.0
+    alone_p99_ms: float = 0.0
+    many_rate: float = 0.0
+    many_p50_ms: float = 0.0
+    many_p99_ms: float = 0.0
+    many_failed: int = 0
+    cpu_ms: float = 0.0
+    client_cpu_ms: float = 0.0
     loaded_p50_ms: float = 0.0
     loaded_p99_ms: float = 0.0
     loaded_answered: float = 0.0
     good: list[float] = field(default_factory=list)
+    idle_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +107,5 @@ class Results:
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
     """The order of a round: each begins with another server, so that no one always follows the same."""
-    start = number % len(names)
+    start = number % max(len(names), 1)
     return [*names[start:], *names[:start]]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from peers.results import Figures, Results
 from peers.systems import System
+from peers.trial import BUSY_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ COLUMNS = (
     Column("p50 / p99 ms at 0.7", lambda f: (f.loaded_p50_ms, f.loaded_p99_ms)),
     Column("good/s at 1.5 / 3", lambda f: f.good, up=True),
     Column("start s", lambda f: (f.start_s,), 1),
+    Column("idle CPU %", lambda f: (100 * f.idle_share,), 1),
     Column("PSS MB", lambda f: (f.pss_mb,)),
     Column("client CPU ms", lambda f: (f.client_cpu_ms,), 2),
 )
@@ -41,11 +43,15 @@ def markdown(results: Results, systems: Mapping[str, System]) -> str:
         cells = [_cell(column, figures, list(rows.values())) for column in COLUMNS]
         lines.append(f"| {told} | " + " | ".join(cells) + " |")
     lines += ["", "How each was set:", ""]
-    lines += [f"- {systems[name].shown}: {systems[name].settings}" for name in rows]
+    lines += [f"- {systems[name].shown}: {systems[name].settings}{_apart(rows[name])}" for name in rows]
     if results.skipped:
         lines += ["", "Not measured:", ""]
         lines += [f"- {name}: {why}" for name, why in results.skipped.items()]
     return "\n".join(lines) + "\n"
+
+
+def _apart(figures: Figures) -> str:
+    return "; busy while idle, so measured apart" if figures.idle_share > BUSY_SHARE else ""
 
 
 def _titled(results: Results, system: System) -> str:

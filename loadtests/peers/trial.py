@@ -1,21 +1,26 @@
-"""One server, started, measured once, ended.
+"""One round: servers started, measured in turns, ended.
 
-right answers? -> warm up -> memory -> alone -> many clients -> Poisson arrivals -> overload, overload
+start -> right answers? -> warm up -> memory, rest -> alone -> many clients -> Poisson arrivals -> overload, overload
+
+A machine's speed changes while it is measured. So the servers of a round run beside each other, and each phase goes
+through all of them before the next one begins. One that is busy while nobody asks it would slow the others down: it has
+all of its phases by itself, and is ended before theirs.
 """
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.environments import Environments
-from peers.process import Running, free_port, running
-from peers.results import Figures, Trial
+from peers.environments import EnvironmentFailed, Environments, NotInstalled
+from peers.process import NotStarted, Running, free_port, running
+from peers.results import Figures, rotated
 from peers.systems import Launch, System
 from vlmoe_loadtests.arrivals import poisson
 from vlmoe_loadtests.generator import Target, closed_loop, open_loop
@@ -29,11 +34,17 @@ _ROOT = Path(__file__).parents[2]
 _PATHS = (_ROOT / "kernels", _ROOT / "model", _ROOT / "loadtests")
 # a server rests when it takes less than this share of a core
 _IDLE_SHARE, _REST_S, _MOST_RESTS = 0.3, 0.5, 10
+_IDLE_S = 1.0
+# of a core, while nobody asks: more than this would be seen in what the others do
+BUSY_SHARE = 0.03
 _VERSION = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
 
 
 class WrongAnswers(RuntimeError):
     """A server does not answer as the model does, so its figures would mean nothing."""
+
+
+ServerFailed = EnvironmentFailed | NotInstalled | NotStarted | WrongAnswers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +76,60 @@ class Questions:
 
 
 async def measure(
-    system: System, environments: Environments, questions: Questions, plan: Plan, capacity: float
-) -> Figures:
-    """All figures of one server; at a capacity of 0, its throughput alone.
+    systems: Sequence[System],
+    environments: Environments,
+    questions: Questions,
+    plan: Plan,
+    capacity: float,
+    number: int = 0,
+) -> dict[str, Figures | ServerFailed]:
+    """All figures of some servers by their names, or why there are none; at a capacity of 0, without loads.
 
-    Raises:
-        EnvironmentFailed, NotStarted, WrongAnswers
+    Args:
+        systems: in the order in which they are started.
+        environments: where their interpreters are.
+        questions: what they are asked.
+        plan: how.
+        capacity: what the loads are shares of, in answers a second.
+        number: of the round: each phase of it begins with another server.
     """
-    python = interpreter(system, environments)
+    found: dict[str, Figures | ServerFailed] = {}
+    pythons = {}
+    for system in systems:
+        # made before any server runs: an installation takes all there is of a machine
+        try:
+            pythons[system.name] = interpreter(system, environments)
+        except (EnvironmentFailed, NotInstalled) as error:
+            found[system.name] = error
+    phases = _PHASES if capacity else _PHASES[:_UNLOADED]
+    async with contextlib.AsyncExitStack() as servers:
+        runs: dict[str, _Run] = {}
+        for system in systems:
+            if system.name not in pythons:
+                continue
+            async with contextlib.AsyncExitStack() as own:
+                try:
+                    run = await own.enter_async_context(
+                        _started(system, pythons[system.name], questions, plan)
+                    )
+                except (NotStarted, WrongAnswers) as error:
+                    found[system.name] = error
+                    continue
+                if run.figures.idle_share > BUSY_SHARE:
+                    for phase in phases:
+                        await phase(run, capacity)
+                    found[system.name] = run.figures
+                else:
+                    runs[system.name] = run
+                    await servers.enter_async_context(own.pop_all())
+        for turn, phase in enumerate(phases):
+            for name in rotated(list(runs), number + turn):
+                await phase(runs[name], capacity)
+    return found | {name: run.figures for name, run in runs.items()}
+
+
+@contextlib.asynccontextmanager
+async def _started(system: System, python: Path, questions: Questions, plan: Plan) -> "AsyncIterator[_Run]":
     asks = system.asks(questions.asks)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
@@ -84,7 +141,9 @@ async def measure(
         log = Path(folder) / "log"
         async with running(system.command(launch), variables, asks[0], port, log, cores=plan.cores) as server:
             await _check(system, asks, questions, port)
-            return await _Run(server, asks, plan).figures(capacity)
+            run = _Run(server, asks, plan)
+            await run.warm_up()
+            yield run
 
 
 def interpreter(system: System, environments: Environments) -> Path:
@@ -118,6 +177,7 @@ async def _check(system: System, asks: Sequence[Ask], questions: Questions, port
 class _Run:
     def __init__(self, server: Running, asks: Sequence[Ask], plan: Plan) -> None:
         self._server, self._asks, self._plan = server, asks, plan
+        self.figures = Figures(start_s=server.start_s)
         self._target = Target(
             host="127.0.0.1",
             port=server.port,
@@ -127,39 +187,45 @@ class _Run:
         )
         self._patient = Target(host="127.0.0.1", port=server.port)
 
-    async def figures(self, capacity: float) -> Figures:
-        plan = self._plan
-        await closed_loop(self._patient, self._asks, plan.clients, plan.warm_s)
-        await closed_loop(self._patient, self._asks, 1, plan.warm_s / 2)
-        pss_mb = self._server.pss_mb()
-        alone = _latencies(await closed_loop(self._patient, self._asks, 1, plan.seconds))
+    async def warm_up(self) -> None:
+        """And look at what it holds, and at what it does while nobody asks."""
+        await closed_loop(self._patient, self._asks, self._plan.clients, self._plan.warm_s)
+        await closed_loop(self._patient, self._asks, 1, self._plan.warm_s / 2)
+        self.figures.pss_mb = self._server.pss_mb()
+        await self._rest()
+        before_s = self._server.cpu_s()
+        await asyncio.sleep(_IDLE_S)
+        self.figures.idle_share = (self._server.cpu_s() - before_s) / _IDLE_S
+
+    async def alone(self, capacity: float) -> None:
+        """One caller."""
+        waits = _latencies(await closed_loop(self._patient, self._asks, 1, self._plan.seconds))
+        self.figures.alone_p50_ms, self.figures.alone_p99_ms = percentile(waits, 50), percentile(waits, 99)
+
+    async def many(self, capacity: float) -> None:
+        """As many callers as the plan says."""
         server_s, client_s, start_s = self._server.cpu_s(), time.process_time(), time.perf_counter()
-        records = await closed_loop(self._patient, self._asks, plan.clients, plan.seconds)
+        records = await closed_loop(self._patient, self._asks, self._plan.clients, self._plan.seconds)
         wall_s = time.perf_counter() - start_s
         client_s, server_s = time.process_time() - client_s, self._server.cpu_s() - server_s
-        many = _latencies(records)
-        figures = Figures(
-            start_s=self._server.start_s,
-            pss_mb=pss_mb,
-            alone_p50_ms=percentile(alone, 50),
-            alone_p99_ms=percentile(alone, 99),
-            many_rate=len(many) / wall_s,
-            many_p50_ms=percentile(many, 50),
-            many_p99_ms=percentile(many, 99),
-            many_failed=len(records) - len(many),
-            cpu_ms=1000 * server_s / len(many),
-            client_cpu_ms=1000 * client_s / len(records),
-        )
-        if not capacity:
-            return figures
-        loaded = await self._open(plan.load * capacity, patient=True)
-        figures.loaded_p50_ms = percentile(_latencies(loaded), 50)
-        figures.loaded_p99_ms = percentile(_latencies(loaded), 99)
-        figures.loaded_answered = len(_latencies(loaded)) / len(loaded)
-        figures.good = [
-            await self._good(multiple * capacity, number) for number, multiple in enumerate(plan.overloads)
-        ]
-        return figures
+        waits = _latencies(records)
+        self.figures.many_rate = len(waits) / wall_s
+        self.figures.many_p50_ms, self.figures.many_p99_ms = percentile(waits, 50), percentile(waits, 99)
+        self.figures.many_failed = len(records) - len(waits)
+        self.figures.cpu_ms = 1000 * server_s / len(waits)
+        self.figures.client_cpu_ms = 1000 * client_s / len(records)
+
+    async def loaded(self, capacity: float) -> None:
+        """Poisson arrivals at a share of the capacity."""
+        records = await self._open(self._plan.load * capacity, patient=True)
+        waits = _latencies(records)
+        self.figures.loaded_p50_ms, self.figures.loaded_p99_ms = percentile(waits, 50), percentile(waits, 99)
+        self.figures.loaded_answered = len(waits) / len(records)
+
+    async def overloaded(self, capacity: float) -> None:
+        """The next of the plan's overloads."""
+        number = len(self.figures.good)
+        self.figures.good.append(await self._good(self._plan.overloads[number] * capacity, number))
 
     async def _open(self, rate: float, *, patient: bool = False, number: int = 0) -> list[Record]:
         due = list(poisson(rate, self._plan.seconds, self._plan.seed + number))
@@ -191,18 +257,5 @@ def _latencies(records: Sequence[Record]) -> list[float]:
     return sorted(record.latency_ms for record in records if record.outcome == "ok")
 
 
-def trial(
-    system: System,
-    environments: Environments,
-    questions: Questions,
-    plan: Plan,
-    capacity: float,
-    number: int,
-) -> Trial:
-    """One round's figures of one server.
-
-    Raises:
-        EnvironmentFailed, NotInstalled, NotStarted, WrongAnswers
-    """
-    figures = asyncio.run(measure(system, environments, questions, plan, capacity))
-    return Trial(number, system.name, version(system, interpreter(system, environments)), figures)
+_PHASES = (_Run.alone, _Run.many, _Run.loaded, _Run.overloaded, _Run.overloaded)
+_UNLOADED = 2
