@@ -156,6 +156,7 @@ def _grpc_server(
             options.host,
             port,
             max_body_bytes=options.max_body_bytes,
+            max_connections=options.max_connections,
             tls=tls,
         )
     except ListenError as error:

@@ -4,6 +4,8 @@
 
 A burst of requests is decided upon before its first body has been decoded. Without this the queue would look empty to
 all of them, and those for whom there is no room would be decoded only to be refused.
+
+Whose body takes long to come is not expected any more: callers who send a byte now and then would keep all others out.
 """
 
 import itertools
@@ -15,6 +17,8 @@ from vlmoe_serve.batching.lateness import Lateness
 from vlmoe_serve.batching.ticket import PRIORITIES, Priority
 
 _SMOOTHING = 0.05
+# Most bodies are there with their head; one of many megabytes takes this long on a line of some hundred Mbit/s.
+_READING_S = 1.0
 
 
 class Seat:
@@ -39,6 +43,8 @@ class Seat:
         self._lobby.lateness.observe(self._promised_ms, math.inf)
 
     def __enter__(self) -> "Seat":
+        """The body is there, and is being decoded."""
+        self._lobby._expect(self._number)
         return self
 
     def __exit__(
@@ -60,7 +66,8 @@ class Lobby:
     def __init__(self) -> None:
         self.mean_ms = 0.0
         self.lateness = Lateness()
-        self._seats: dict[int, tuple[int, float]] = {}
+        # rank of the class, deadline, and until when it is expected to come to the queue soon
+        self._seats: dict[int, tuple[int, float, float]] = {}
         self._numbers = itertools.count()
         self._num_seen = 0
 
@@ -70,14 +77,24 @@ class Lobby:
     def enter(self, priority: Priority, deadline_s: float | None, promised_ms: float = 0.0) -> Seat:
         """Take a seat, and be answered within `promised_ms` if all goes as predicted."""
         number = next(self._numbers)
-        self._seats[number] = (PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s)
+        due_s = math.inf if deadline_s is None else deadline_s
+        self._seats[number] = (PRIORITIES.index(priority), due_s, time.monotonic() + _READING_S)
         return Seat(self, number, promised_ms)
 
     def ahead_ms(self, priority: Priority, deadline_s: float | None) -> float:
         """Engine time of those whom a newcomer of this class and deadline will queue behind."""
         newcomer = PRIORITIES.index(priority), math.inf if deadline_s is None else deadline_s
+        now_s = time.monotonic()
         # a copy, made in one step: the collector may give up a forgotten seat in any thread, at any moment
-        return self.mean_ms * sum(seat <= newcomer for seat in list(self._seats.values()))
+        return self.mean_ms * sum(
+            (rank, due_s) <= newcomer and now_s < until_s
+            for rank, due_s, until_s in list(self._seats.values())
+        )
+
+    def _expect(self, number: int) -> None:
+        seat = self._seats.get(number)
+        if seat is not None:
+            self._seats[number] = (seat[0], seat[1], math.inf)
 
     def observe(self, share_ms: float) -> None:
         """An input has been prepared and will take this much of the engine's time."""

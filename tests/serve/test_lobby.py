@@ -1,9 +1,11 @@
 import sys
 import threading
+import types
 from collections.abc import Iterator
 
 import pytest
 
+import vlmoe_serve.lobby
 from vlmoe_serve.lobby import Lobby
 
 
@@ -24,6 +26,23 @@ def test_a_seat_whose_call_is_gone_is_given_up() -> None:
     assert len(lobby) == 1
     seats.clear()
     assert len(lobby) == 0
+
+
+def test_whose_body_does_not_come_is_not_waited_for(monkeypatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(vlmoe_serve.lobby, "time", types.SimpleNamespace(monotonic=lambda: now_s))
+    lobby = Lobby()
+    lobby.observe(1.0)
+    slow, read = lobby.enter("normal", None), lobby.enter("normal", None)
+    assert lobby.ahead_ms("normal", None) == 2.0
+    with read:
+        now_s += 5.0
+        assert lobby.ahead_ms("normal", None) == 1.0
+        with slow:
+            # its body has come at last
+            assert lobby.ahead_ms("normal", None) == 2.0
+    with slow:
+        assert lobby.ahead_ms("normal", None) == 0.0
 
 
 def test_a_seat_is_given_up_when_decoding_fails() -> None:

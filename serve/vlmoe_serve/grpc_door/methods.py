@@ -15,7 +15,7 @@ from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2
 from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.model_admin import ModelAdmin
-from vlmoe_serve.errors import BadRequest, PayloadTooLarge, ServeError
+from vlmoe_serve.errors import BadRequest, PayloadTooLarge, RequestTooSlow, ServeError
 from vlmoe_serve.grpc_door.calls import RPCS, STREAMS, Fields, Rpc, admin_rpcs
 from vlmoe_serve.grpc_door.metadata import call_from, timing_metadata, value_of
 from vlmoe_serve.grpc_door.stream import Stream
@@ -28,6 +28,8 @@ from vlmoe_serve.service import Service, error_body
 _log = logging.getLogger(__name__)
 # as over HTTP (`http_door.json`); what is one value in JSON may be four in a message
 MAX_VALUES = 250_000
+# For the one message of a call, of any size: nobody tells how much has come. Calls without one use up what may be open.
+_MESSAGE_S = 60.0
 SERVICE = vlmoe_pb2.DESCRIPTOR.services_by_name["VLMoE"]
 
 
@@ -75,9 +77,13 @@ async def _read(kind: type[Message], context: Context) -> Message:
     """The one message of a unary call.
 
     Raises:
-        BadRequest: there is none, or its bytes are none.
+        BadRequest: there is none, or its bytes are none. RequestTooSlow: it does not come.
     """
-    content = await context.read()
+    try:
+        async with asyncio.timeout(_MESSAGE_S):
+            content = await context.read()
+    except TimeoutError:
+        raise RequestTooSlow("the message of the call did not come in time") from None
     if not isinstance(content, bytes):
         raise BadRequest("the call has no message", code="malformed_message")
     return parse(kind, content)

@@ -23,6 +23,7 @@ _MAX_CALLS = 4096
 _MAX_STREAMS = 1024
 _LAST_ANSWERS_S = 1.0
 _MINUTE_MS = 60_000
+_HANDSHAKE_MS = 15_000
 
 
 class GrpcServer:
@@ -44,13 +45,14 @@ class GrpcServer:
         port: int,
         *,
         max_body_bytes: int,
+        max_connections: int,
         tls: Tls | None = None,
     ) -> None:
         self._draining = asyncio.Event()
         methods = vlmoe_handlers(service, self._draining, max_body_bytes, admin, admin_keys)
         self._server = grpc.aio.server(
             interceptors=[Exchange(service, access)],
-            options=_options(max_body_bytes),
+            options=_options(max_body_bytes, max_connections),
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
         services = {
@@ -128,8 +130,12 @@ def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
 
 
-def _options(max_body_bytes: int) -> list[tuple[str, int]]:
+def _options(max_body_bytes: int, max_connections: int) -> list[tuple[str, int]]:
     return [
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        # who connects says so soon, and who has nothing to say for long may come again
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", 10 * _MINUTE_MS),
         ("grpc.max_receive_message_length", max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", _MAX_STREAMS),

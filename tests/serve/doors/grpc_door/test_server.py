@@ -60,6 +60,38 @@ def test_a_message_over_the_limit_is_refused_and_the_connection_stays(start, png
     assert server.end() == 0
 
 
+def test_connections_over_the_limit_are_refused_until_others_end(start):
+    server = start("--max-connections", "5")
+    health = health_pb2.HealthCheckRequest()
+
+    def connected():
+        # else all would share one connection
+        return grpc.insecure_channel(server.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+
+    def answers(channel):
+        try:
+            return health_pb2_grpc.HealthStub(channel).Check(health, timeout=10).status == SERVING
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+
+    held = [connected() for _ in range(5)]
+    assert all(map(answers, held))
+    with connected() as channel:
+        assert not answers(channel)
+    assert all(map(answers, held))
+    for channel in held:
+        channel.close()
+
+    def comes_in():
+        with connected() as channel:
+            return answers(channel)
+
+    wait_until(comes_in)
+    assert server.end() == 0
+
+
 @pytest.fixture(scope="module")
 def authority():
     return trustme.CA()
