@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +21,16 @@ from vlmoe_kernels.plan import RoutePlan
 LinearOp = Callable[[Tensor], Tensor]
 GroupedOp = Callable[[Tensor, RoutePlan], Tensor]
 AddNormOp = Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]]
-RoutedOp = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class RoutedOp(Protocol):
+    """A mixture that routes by itself."""
+
+    def __call__(
+        self, x_TD: Tensor, pool_T: Tensor, limits: Tensor | None, rounded_TD: Tensor | None = None, /
+    ) -> Tensor:
+        """See `RoutingBackend.routed_ffn`; rounded: x in the dtype of the weights, by whoever has it already."""
+        ...
 
 
 class Placed(Protocol):
@@ -117,6 +128,21 @@ class NormBackend(Backend, Protocol):
         x is overwritten: the sum is the same tensor. The groups are int64, and not read where there is only one. The
         second norm is of that dtype; the first is float32 if `exact`, for routers, or else the same tensor.
         """
+        ...
+
+
+@runtime_checkable
+class TableBackend(Backend, Protocol):
+    """A backend that can also be told the sequences by a table on the device: a recorded launch reads it anew."""
+
+    def attention_table(
+        self, runs: Sequence[Run], num_heads: int, dtype: torch.dtype, device: torch.device
+    ) -> npt.NDArray[np.int64]:
+        """The table of these runs, int64 [rows, 4], on the host. Rows of zeros may be added: they ask for nothing."""
+        ...
+
+    def attention_by_table(self, q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, table: Tensor) -> Tensor:
+        """`attention` without a bias; tokens that are in no sequence of the table get any value."""
         ...
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmoe_kernels import Backend, RoutePlan, eager
-from vlmoe_kernels.ops import GroupedOp
+from vlmoe_kernels.ops import GroupedOp, TableBackend
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.layers import GroupedNorm, give_up, init_weight
 from vlmoe_model.packing import Packed
@@ -73,8 +73,11 @@ class Attention(nn.Module):
         plan = packed.modality.plan
         qkv = self.qkv(x_TD, plan, self._qkv_bias()).view(num_tokens, 3, self.num_heads, -1)
         q_THC, k_THC, v_THC = qkv.unbind(dim=1)
-        y_TD = self.backend.attention(q_THC, k_THC, v_THC, packed.attention_runs, bias)
-        y_TD = y_TD.reshape(num_tokens, dim)
+        if packed.table is not None and isinstance(self.backend, TableBackend):
+            y_THC = self.backend.attention_by_table(q_THC, k_THC, v_THC, packed.table)
+        else:
+            y_THC = self.backend.attention(q_THC, k_THC, v_THC, packed.attention_runs, bias)
+        y_TD = y_THC.reshape(num_tokens, dim)
         if self.inner_norm is not None:
             y_TD = self.inner_norm(y_TD, packed.modality.onehot_TP)
         out: Tensor = self.out(y_TD, plan, self.out_bias)

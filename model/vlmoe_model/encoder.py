@@ -87,9 +87,12 @@ class Encoder(nn.Module):
         self.relative = RelativePosition(config) if config.relative_position else None
         groups = 2 if config.multiway_attention else 1
         self.norm = GroupedNorm(config.dim, groups, config.norm_eps) if config.final_norm else None
+        # of what goes through matrices
+        self.row_dtype = torch.float32
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
         """Give all matrices up to a backend."""
+        self.row_dtype = dtype
         for block in self.blocks:
             if isinstance(block, Block):
                 block.pack(backend, dtype)
@@ -98,6 +101,7 @@ class Encoder(nn.Module):
 
     def forward(self, x_TD: Tensor, packed: Packed, log: list[Routing] | None = None) -> Tensor:
         """[T, D] -> [T, D]; packed, x is overwritten."""
+        packed = packed.on(x_TD.device)
         biases = None if self.relative is None else [self.relative(run) for run in packed.runs]
         y_TD: Tensor | None = None
         for index, block in enumerate(self.blocks):

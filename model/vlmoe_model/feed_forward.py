@@ -20,7 +20,8 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.dispatch import Dispatcher, local
 from vlmoe_model.dispatch.expert_parallel import Counts, ExpertParallel, Split, shares_of
 from vlmoe_model.dispatch.holdings import Held
-from vlmoe_model.layers import give_up, init_weight
+from vlmoe_model.expert_pools import ExpertPool, Int8ExpertPool, cast, only
+from vlmoe_model.layers import give_up
 from vlmoe_model.packing import POOLS, Tokens
 from vlmoe_model.routing import ROUTERS, Router, Routing
 from vlmoe_model.routing.router import capacity
@@ -30,49 +31,6 @@ from vlmoe_model.routing_mode import DEFAULT, RoutingMode
 ExpertKey = tuple[str, int]
 ObserveRows = Callable[[Sequence[int]], None]
 ObserveLoad = Callable[[int, Sequence[int] | Counts, Counts | None], None]
-
-
-class ExpertPool(nn.Module):
-    """Weights of E experts, each fc1, exact GELU, (LayerNorm), fc2; std: of the initial fc1 and fc2."""
-
-    def __init__(
-        self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool, std: tuple[float, float]
-    ) -> None:
-        super().__init__()
-        self.w1 = init_weight(num_experts, ffn_dim, dim, std=std[0])
-        self.b1 = nn.Parameter(torch.zeros(num_experts, ffn_dim))
-        self.w2 = init_weight(num_experts, dim, ffn_dim, std=std[1])
-        self.b2 = nn.Parameter(torch.zeros(num_experts, dim))
-        self.mid_weight = nn.Parameter(torch.ones(num_experts, ffn_dim)) if sub_ln else None
-        self.mid_bias = nn.Parameter(torch.zeros(num_experts, ffn_dim)) if sub_ln else None
-
-    def value(self, dtype: torch.dtype | None = None) -> Pool:
-        """The weights as the kernels take them."""
-        pool = Pool(self.w1, self.b1, self.w2, self.b2, self.mid_weight, self.mid_bias)
-        return pool if dtype is None else Pool._make(t if t is None else t.to(dtype) for t in pool)
-
-
-class Int8ExpertPool(nn.Module):
-    """Weights of E experts with int8 matrices, for inference alone."""
-
-    def __init__(self, num_experts: int, dim: int, ffn_dim: int, *, sub_ln: bool) -> None:
-        super().__init__()
-
-        def matrix(outputs: int, inputs: int) -> nn.Parameter:
-            return nn.Parameter(
-                torch.zeros(num_experts, outputs, inputs, dtype=torch.int8), requires_grad=False
-            )
-
-        self.w1, self.scale1 = matrix(ffn_dim, dim), nn.Parameter(torch.ones(num_experts, ffn_dim))
-        self.b1 = nn.Parameter(torch.zeros(num_experts, ffn_dim))
-        self.w2, self.scale2 = matrix(dim, ffn_dim), nn.Parameter(torch.ones(num_experts, dim))
-        self.b2 = nn.Parameter(torch.zeros(num_experts, dim))
-        self.mid_weight = nn.Parameter(torch.ones(num_experts, ffn_dim)) if sub_ln else None
-        self.mid_bias = nn.Parameter(torch.zeros(num_experts, ffn_dim)) if sub_ln else None
-
-    def value(self) -> Int8Pool:
-        """The weights as the kernels take them."""
-        return Int8Pool(*(getattr(self, name) for name in Int8Pool._fields))
 
 
 class FeedForward(nn.Module):
@@ -170,10 +128,10 @@ class FeedForward(nn.Module):
                 self._pools(dtype), weights, self.eps, top_k=self.top_k, by_score=by_score == {True}
             )
         elif self._held is not None:
-            self._pack_one = lambda pool: backend.grouped_ffn([_as(pool, dtype)], self.eps)
+            self._pack_one = lambda pool: backend.grouped_ffn([cast(pool, dtype)], self.eps)
             pools = [pool.value() for pool in self.pools.values() if isinstance(pool, ExpertPool)]
             keys = self._keys(self._held)
-            ones = [_one(pool, index) for pool in pools for index in range(len(pool.w1))]
+            ones = [only(pool, index) for pool in pools for index in range(len(pool.w1))]
             self.experts = {key: self._pack_one(one) for key, one in zip(keys, ones, strict=True)}
             self.op = join(list(self.experts.values()))
         elif self._pack_offloaded is not None:
@@ -271,7 +229,7 @@ class FeedForward(nn.Module):
         rounded_TD: x in the dtype of the packed weights, by whoever has it already.
         """
         if self.routed_op is not None and log is None and self._backend_routes(mode):
-            return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens, mode))
+            return self.routed_op(x_TD, tokens.pool_T, self._limits(tokens, mode), rounded_TD)
         plan = self.route(x_TD, tokens, log, mode) if self.is_moe else tokens.plan
         if self.observe is not None:
             self.observe(plan.sizes[: self.num_routed])
@@ -279,6 +237,14 @@ class FeedForward(nn.Module):
         if self.op is not None:
             x_TD = (x_TD if rounded_TD is None else rounded_TD).to(self.op_dtype)
         return self.dispatch(x_TD, plan, op)
+
+    @property
+    def needs_no_host(self) -> bool:
+        """Whether, once packed, a device does it all, and the host need not even know how many tokens there are."""
+        if not self.is_moe:
+            return self.op is not None
+        routers = [router for router in self._routers() if router is not None]
+        return self.routed_op is not None and all(router.capacity_eval is None for router in routers)
 
     def _backend_routes(self, mode: RoutingMode) -> bool:
         """Whether the backend's own routing can do it."""
@@ -332,11 +298,3 @@ class FeedForward(nn.Module):
         if tokens.back_T is not None:
             groups_TK, gates_TK = groups_TK[tokens.back_T], gates_TK[tokens.back_T]
         return make_plan(groups_TK, gates_TK, first_group)
-
-
-def _as(pool: Pool, dtype: torch.dtype) -> Pool:
-    return Pool._make(t if t is None else t.to(dtype) for t in pool)
-
-
-def _one(pool: Pool, index: int) -> Pool:
-    return Pool._make(t if t is None else t[index : index + 1] for t in pool)

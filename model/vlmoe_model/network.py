@@ -14,6 +14,7 @@ from vlmoe_model.feed_forward import FeedForward, ObserveLoad
 from vlmoe_model.heads import HEADS, States
 from vlmoe_model.layers import Linear
 from vlmoe_model.packing import Packed
+from vlmoe_model.replay import Replay
 from vlmoe_model.routing import AUX_LOSSES, Routing
 from vlmoe_model.stems.gradient import GradientStem
 
@@ -27,6 +28,7 @@ class VLMoE(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.heads = nn.ModuleDict({head.name: HEADS[head.task](head, config) for head in config.heads})
+        self.replay: Replay | None = None
 
     def pack(self, backend: Backend, dtype: torch.dtype) -> None:
         """Prepare for inference, for good: matrices are given up to a backend; stem and heads stay in float32."""
@@ -37,6 +39,10 @@ class VLMoE(nn.Module):
                     module.pack(backend, torch.float32)
                 elif isinstance(module, GradientStem):
                     module.pack(backend)
+
+    def record(self, backend: Backend, device: torch.device) -> None:
+        """Play the encoder's launches from recordings, where the backend and the device can; once it is packed."""
+        self.replay = Replay.of(self.encoder, self.config, backend, device)
 
     def quantise_experts(self) -> None:
         """Have the matrices of mixture blocks packed in int8."""
@@ -89,7 +95,9 @@ class VLMoE(nn.Module):
     def encode(self, packed: Packed, log: list[Routing] | None = None) -> list[States]:
         """The encoder's states of every run; mixtures append their routings to `log`."""
         embedded = [self.embeddings(run) for run in packed.runs]
-        x_TD = self.encoder(torch.cat([x for x, _ in embedded]), packed, log)
+        x_TD = torch.cat([x for x, _ in embedded])
+        played_TD = self.replay(x_TD, packed) if self.replay is not None and log is None else None
+        x_TD = self.encoder(x_TD, packed, log) if played_TD is None else played_TD
         parts = x_TD.split([run.num_sequences * run.length for run in packed.runs])
         return [
             States(run, part.view(run.num_sequences, run.length, -1), patches)

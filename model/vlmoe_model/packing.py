@@ -7,9 +7,11 @@ fixed by the shapes, and `Packed.jobs` leads each output back to its job.
 
 # T = tokens of the batch, N = sequences of a run, S = image side in pixels, L = text tokens, P = pool
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +81,10 @@ class Tokens:
     @classmethod
     def of(cls, pool_T: Tensor, num_pools: int) -> "Tokens":
         """Index the tokens of every pool."""
-        rows = tuple((pool_T == pool).nonzero()[:, 0] for pool in range(num_pools))
+        plan = make_plan(pool_T.unsqueeze(1), None, num_pools)
+        back_T = plan.slots_TK[:, 0] if max(plan.sizes) < len(pool_T) else None
         onehot_TP = F.one_hot(pool_T, num_pools).float()
-        mixed = max(map(len, rows)) < len(pool_T)
-        back_T = torch.cat(rows).argsort() if mixed else None
-        return cls(pool_T, onehot_TP, rows, make_plan(pool_T.unsqueeze(1), None, num_pools), back_T)
+        return cls(pool_T, onehot_TP, torch.split(plan.order_R, list(plan.sizes)), plan, back_T)
 
     def to(self, device: torch.device) -> "Tokens":
         """The same on a device. Counting happens before, on the host, where nothing waits for it."""
@@ -97,7 +98,8 @@ class Packed:
     """One batch.
 
     jobs[i]: which job the i-th packed sequence is. modality: pools V and T, for what is below `vl_start`, and for
-    attention. fused: pools V, T and VL, for the feed-forward layers from `vl_start` on. mode: how all of them route.
+    attention. fused: pools V, T and VL, for the feed-forward layers from `vl_start` on; both are on the host until `on`
+    moves them. mode: how all of them route. table: of attention, in place of the runs, in a recording (`replay.py`).
     """
 
     runs: tuple[SequenceRun, ...]
@@ -105,6 +107,13 @@ class Packed:
     modality: Tokens
     fused: Tokens
     mode: RoutingMode = DEFAULT
+    table: Tensor | None = None
+
+    def on(self, device: torch.device) -> "Packed":
+        """The same with its tokens' pools on that device."""
+        if self.modality.pool_T.device == device:
+            return self
+        return dataclasses.replace(self, modality=self.modality.to(device), fused=self.fused.to(device))
 
     @property
     def num_tokens(self) -> int:
@@ -168,15 +177,12 @@ def check_job(job: Job, config: ModelConfig) -> None:
 
 def assemble(runs: Sequence[SequenceRun], jobs: Sequence[int], mode: RoutingMode = DEFAULT) -> Packed:
     """A batch from finished runs; the trainer, which augments images as tensors, enters here."""
-    device = next(t.device for run in runs for t in (run.images, run.tokens) if t is not None)
     shapes = tuple((run.num_sequences, run.num_text, run.num_image, run.text_first) for run in runs)
     # small batches are often alike, and to index their tokens takes as long as a block
     small = sum(run.num_sequences * run.length for run in runs) <= _KEPT_TOKENS
     index = _kept_index if small else _index
     # what was made under inference mode must not reach a backward
     modality, fused = index(shapes, torch.is_inference_mode_enabled())
-    if device.type != "cpu":
-        modality, fused = modality.to(device), fused.to(device)
     return Packed(tuple(runs), tuple(jobs), modality, fused, mode)
 
 
@@ -201,13 +207,22 @@ def _run(
     head, num_text, size = key
     images = tokens = None
     if size:
-        stacked = np.stack([job.example.image for job in jobs if job.example.image is not None])
-        images = normalise(torch.from_numpy(stacked).to(device), config, head)
+        stacked = [job.example.image for job in jobs if job.example.image is not None]
+        images = normalise(_stacked(stacked, torch.uint8, torch.device(device)), config, head)
     if num_text:
-        stacked_ids = np.stack([job.example.tokens for job in jobs if job.example.tokens is not None])
-        tokens = torch.from_numpy(stacked_ids.astype(np.int64)).to(device)
+        texts = [job.example.tokens for job in jobs if job.example.tokens is not None]
+        tokens = _stacked(texts, torch.int64, torch.device(device))
     num_image = (size // config.patch_size) ** 2 + 1 if size else 0
     return SequenceRun(head, len(jobs), num_text, num_image, config.order == "text_first", images, tokens)
+
+
+def _stacked(arrays: Sequence[npt.NDArray[Any]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One behind the other, on the device."""
+    # page-locked memory, of which torch keeps some: a GPU fetches it without a further copy
+    shape, pinned = (len(arrays), *arrays[0].shape), device.type == "cuda"
+    on_host = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+    np.stack(arrays, out=on_host.numpy())
+    return on_host.to(device, non_blocking=True)
 
 
 def normalise(images_NSS3: Tensor, config: ModelConfig, head: str) -> Tensor:
@@ -229,8 +244,14 @@ def normalise(images_NSS3: Tensor, config: ModelConfig, head: str) -> Tensor:
 
 def normalised_by_formula(images_NSS3: Tensor, spec: ImageSpec) -> Tensor:
     """The same on any device, number by number."""
-    mean, std = (torch.tensor(values, device=images_NSS3.device) for values in (spec.mean, spec.std))
+    mean, std = _moments(spec, images_NSS3.device)
     return ((images_NSS3.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+@functools.lru_cache(maxsize=64)
+def _moments(spec: ImageSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation on a device."""
+    return torch.tensor(spec.mean, device=device), torch.tensor(spec.std, device=device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -70,6 +70,8 @@ class Runner:
         if dtype == INT8:
             network.quantise_experts()
         network.pack(backend(backend_name), self.row_dtype)
+        if group is None:
+            network.record(backend(backend_name), torch.device(device))
 
     @classmethod
     def load(
@@ -168,6 +170,11 @@ class Runner:
                 return float(head.logit_scale.exp())
         return 1.0
 
+    @property
+    def network(self) -> VLMoE:
+        """What computes, packed."""
+        return self._network
+
     def mixture(self, block: int) -> FeedForward:
         """The feed-forward layer of a block."""
         module = self._network.get_submodule(f"encoder.blocks.{block}.ffn")
@@ -186,6 +193,12 @@ class Runner:
     def observe_load(self, observe: ObserveLoad) -> None:
         """See `VLMoE.observe_load`."""
         self._network.observe_load(observe)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Do now what the first batches of every size would wait for."""
+        if self._network.replay is not None:
+            self._network.replay.prepare()
 
     @torch.inference_mode()
     def run(

@@ -8,7 +8,6 @@ installed (docs/vllm.md), on Linux.
 """
 
 import argparse
-import dataclasses
 import os
 import signal
 import statistics
@@ -19,36 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
+from random_checkpoint import random_checkpoint
 
 from vlmoe_model.checkpoint.directory import DEMO, open_directory, resolve
-from vlmoe_model.checkpoint.weights import save
-from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
+from vlmoe_model.config import HeadConfig, ModelConfig
 from vlmoe_model.inputs import Example, Job
-from vlmoe_model.network import VLMoE
 from vlmoe_model.presets import PRESETS
-from vlmoe_model.tokenizer import train_wordpiece
 from vlmoe_serve.engine import torch_engine
 from vlmoe_serve.engine.base import Engine, EngineOptions
 from vlmoe_serve.engine.vllm import engine as vllm_engine
-
-ANSWERS = 100
-
-
-def random_checkpoint(preset: str, directory: Path) -> Path:
-    """A checkpoint of a preset with a head for pairs and one for images and texts."""
-    config = PRESETS[preset]
-    image = ImageSpec(size=config.image_size)
-    heads = (
-        HeadConfig(name="vqa", task="vqa", out_dim=ANSWERS, image=image, max_text=config.max_text),
-        HeadConfig(name="itc", task="contrastive", out_dim=256, image=image, max_text=config.max_text),
-    )
-    config = dataclasses.replace(config, heads=heads)
-    torch.manual_seed(0)
-    tokenizer = train_wordpiece(["what is in the picture"], 100)
-    state = VLMoE(config).state_dict()
-    save(directory / preset, config, state, tokenizer, {"vqa": [str(i) for i in range(ANSWERS)]})
-    return directory / preset
 
 
 def cases(config: ModelConfig) -> Mapping[str, Sequence[Job]]:

@@ -1,9 +1,10 @@
 """What the server adds to the model: /vqa over HTTP beside encode + forward in this process, interleaved.
 
-    .venv/bin/python serve/bench/latency.py [--model PATH] [--seconds 20] [--threads 1]
+    .venv/bin/python serve/bench/latency.py [--model PATH or PRESET] [--seconds 20] [--threads 1] [--device cpu]
 
-Prints medians at concurrency 1, then answers per second at concurrency 32 beside the bare rate of full batches of one
-process. The callers cost little, and they share the machine.
+Prints medians at concurrency 1, then answers per second at each of --callers (32) beside the bare rate of full batches
+of one process. A preset gets random weights. The callers cost little, and they share the machine; on a GPU the two
+networks share the card, and never run at a time.
 """
 
 import argparse
@@ -16,20 +17,23 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from http.client import HTTPConnection
 from pathlib import Path
 
 from PIL import Image
+from random_checkpoint import random_checkpoint
 
 from vlmoe_loadtests.generator import Target, closed_loop
 from vlmoe_loadtests.mixes import Ask
+from vlmoe_model.checkpoint.directory import DEMO
 from vlmoe_model.images import open_image
 from vlmoe_model.inputs import Job
+from vlmoe_model.presets import PRESETS
 from vlmoe_model.runner import Runner
 
 QUESTION = "how many bananas are there?"
-CLIENTS = 32
 ROUNDS = 6
 
 
@@ -82,55 +86,66 @@ def one_caller(http: HTTPConnection, runner: Runner, pictures: list[bytes], num:
     print("  of it, by the headers: encode {:.2f}, queue {:.2f}, forward {:.2f} ms".format(*medians))
 
 
-def many_callers(target: Target, runner: Runner, pictures: list[bytes], seconds: float) -> None:
-    """CLIENTS callers in a closed loop, then full batches here, in turns."""
+def many_callers(target: Target, runner: Runner, pictures: list[bytes], callers: int, seconds: float) -> None:
+    """Callers in a closed loop, then batches of as many here, in turns."""
     asks = [Ask("vqa", "/vqa", json.dumps(body(png)).encode()) for png in pictures]
-    rates, bare_rates = [], []
+    rates, bare_rates, parts, tokens = [], [], [], []
     for _ in range(ROUNDS):
-        records = asyncio.run(closed_loop(target, asks, CLIENTS, seconds / ROUNDS))
+        records = asyncio.run(closed_loop(target, asks, callers, seconds / ROUNDS))
         assert all(record.status == 200 for record in records)
         rates.append(len(records) / max(record.done_s for record in records))
+        parts += [(record.encode_ms, record.queue_ms, record.forward_ms) for record in records]
+        tokens += [record.batch_tokens for record in records]
         started = time.perf_counter()
         for _ in range(4):
-            bare(runner, pictures[:CLIENTS])
-        bare_rates.append(4 * CLIENTS / (time.perf_counter() - started))
+            bare(runner, pictures[:callers])
+        bare_rates.append(4 * callers / (time.perf_counter() - started))
     ratios = [rate / alone for rate, alone in zip(rates, bare_rates, strict=True)]
     print(
-        f"{CLIENTS} callers: {statistics.median(rates):.0f} answers/s; batches of {CLIENTS} here, encode included: "
+        f"{callers} callers: {statistics.median(rates):.0f} answers/s; batches of {callers} here, encode included: "
         f"{statistics.median(bare_rates):.0f}/s; ratio {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    medians = [statistics.median(column) for column in zip(*parts, strict=True)]
+    shares = "encode {:.2f}, queue {:.2f}, forward {:.2f} ms".format(*medians)
+    print(
+        f"  by the headers, in the middle: {shares}; {statistics.median(tokens):.0f} tokens a batch",
+        flush=True,
     )
 
 
 def main() -> None:
-    """Start a server, measure, print."""
+    """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--model", default=DEMO)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each number of callers")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--callers", type=int, nargs="+", default=[32])
     args = parser.parse_args()
-    vlmoe = str(Path(sys.executable).with_name("vlmoe"))
-    command = [
-        vlmoe,
-        "serve",
-        "--port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--threads",
-        str(args.threads),
-        "--cache-mb",
-        "0",
-    ]
-    if args.model != "demo":
-        command += ["--model", args.model]
+    with tempfile.TemporaryDirectory() as folder:
+        is_preset = args.model in PRESETS and args.model != DEMO
+        model = str(random_checkpoint(args.model, Path(folder))) if is_preset else args.model
+        measure(model, args)
+
+
+def measure(model: str, args: argparse.Namespace) -> None:
+    """Start a server, measure, print."""
+    options = {"--port": 0, "--grpc-port": 0, "--threads": args.threads, "--cache-mb": 0}
+    options |= {"--device": args.device, "--dtype": args.dtype}
+    words = [str(word) for option in options.items() for word in option]
+    if model != DEMO:
+        words += ["--model", model]
+    command = [sys.executable, "-m", "vlmoe_client", "serve", *words]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         host, port = wait_until_ready(server)
-        runner = Runner.load(args.model, threads=args.threads)
-        pictures = [picture(seed) for seed in range(64)]
+        runner = Runner.load(model, device=args.device, dtype=args.dtype, threads=args.threads)
+        pictures = [picture(seed) for seed in range(max(64, *args.callers))]
         one_caller(HTTPConnection(host, port, timeout=30), runner, pictures, round(args.seconds * 10))
-        many_callers(Target(host=host, port=port), runner, pictures, args.seconds)
+        for callers in args.callers:
+            many_callers(Target(host=host, port=port), runner, pictures, callers, args.seconds)
     finally:
         server.terminate()
         server.wait(30)

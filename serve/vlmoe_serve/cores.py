@@ -22,6 +22,11 @@ def share(num_processes: int) -> int:
     return max(1, num_cores() // num_processes)
 
 
+def encode_threads(*, on_gpus: bool) -> int:
+    """Threads of the front that decode pictures; more where all engines compute on GPUs, and leave it the cores."""
+    return max(1, min(8 if on_gpus else 4, num_cores() // 2))
+
+
 def _quota(cgroup: Path) -> float:
     """The limit in cores, of either version of control groups; infinite without one."""
     try:

@@ -13,7 +13,7 @@ from vlmoe_serve.brownout import Brownout, Thresholds
 from vlmoe_serve.catalog import opening
 from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.catalog.models import Models
-from vlmoe_serve.cores import num_cores
+from vlmoe_serve.cores import encode_threads
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.engine.chosen import check_engine
@@ -75,7 +75,7 @@ async def serve(options: Options) -> None:
             collections = Collections(options.data_dir)
         except StoreError as error:
             raise StartError(str(error)) from error
-        encode_pool = EncodePool(max(1, min(4, num_cores() // 2)))
+        encode_pool = EncodePool(encode_threads(on_gpus=False))
         limits = Limits(max_image_pixels=options.max_image_pixels)
         service = Service(
             Models(models),

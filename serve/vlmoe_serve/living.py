@@ -94,7 +94,7 @@ async def _start(service: Service, where: str) -> None:
             f"{info.dtype} on {info.device}, kernels {info.backend}"
         )
     _collect_rarely()
-    service.started = True
+    service.engines_started()
     print(f"vlmoe is ready on {where} after {time.monotonic() - start_s:.1f} s", flush=True)
 
 

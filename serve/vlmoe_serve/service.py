@@ -20,6 +20,7 @@ from vlmoe_serve.brownout import Brownout
 from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.models import Models, ServedModel
 from vlmoe_serve.encoding.embedding_cache import EmbeddingCache
+from vlmoe_serve.cores import encode_threads
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.encoding.url_images import UrlImages
@@ -98,6 +99,12 @@ class Service:
     def ready(self) -> bool:
         """Every engine has passed a real forward and makes progress, and new calls are taken."""
         return self.started and not self.draining and all(model.batcher.ready for model in self.models)
+
+    def engines_started(self) -> None:
+        """Calls are taken from here on. Where every engine computes on a GPU, more threads decode pictures."""
+        on_gpus = all(model.batcher.info.device != "cpu" for model in self.models)
+        self._encode_pool.grow(encode_threads(on_gpus=on_gpus))
+        self.started = True
 
     def admit(self, call: Call) -> None:
         """Whether there is any point in reading the body; if so the call takes a seat in the lobby.

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from vlmoe_serve.cores import num_cores
+from vlmoe_serve import cores
+from vlmoe_serve.cores import encode_threads, num_cores
 
 OWN = len(os.sched_getaffinity(0))
 
@@ -34,3 +35,12 @@ def test_the_older_groups_say_it_in_two_files(tmp_path, quota, cores):
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert num_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("num", "beside_engines", "beside_gpus"), [(1, 1, 1), (4, 2, 2), (16, 4, 8), (64, 4, 8)]
+)
+def test_pictures_get_half_of_the_cores_up_to_a_limit(monkeypatch, num, beside_engines, beside_gpus):
+    monkeypatch.setattr(cores, "num_cores", lambda: num)
+    assert encode_threads(on_gpus=False) == beside_engines
+    assert encode_threads(on_gpus=True) == beside_gpus

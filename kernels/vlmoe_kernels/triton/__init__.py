@@ -1,6 +1,7 @@
 """Inference on GPUs (CUDA and ROCm) in Triton; under TRITON_INTERPRET=1 the same kernels run on CPU tensors, slowly.
 
-    gate.py -> Routes -> gemm.py (gather, GELU) -> rows.py (norm) -> gemm.py (gate, scatter) -> rows.py (sum of choices)
+    norms.py (sum, norm) -> gate.py -> Routes -> gemm.py (gather, GELU) -> rows.py (norm) -> gemm.py (gate, scatter)
+        -> rows.py (sum of choices)
 
 Nothing waits for the device: rows of each group are counted there. Weights stay in their layout; pools are laid one
 behind the other. `routed_ffn` routes and computes a whole mixture, which the other backends leave to the caller.
@@ -13,14 +14,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vlmoe_kernels.ops import GroupedOp, LinearOp, Pool, RoutedOp, Run
+from vlmoe_kernels.ops import AddNormOp, GroupedOp, LinearOp, Pool, RoutedOp, Run
 from vlmoe_kernels.plan import RoutePlan
-from vlmoe_kernels.triton.flash import attend
+from vlmoe_kernels.triton.flash import Table, attend, table_of, table_on
 from vlmoe_kernels.triton.gate import Gate
 from vlmoe_kernels.triton.gemm import empty_rows, grouped_gemm
+from vlmoe_kernels.triton.norms import AddNorm
 from vlmoe_kernels.triton.routes import Routes
 from vlmoe_kernels.triton.rows import combine, norm_
-from vlmoe_kernels.triton.tiles import attention_tile, gemm_tile
+from vlmoe_kernels.triton.tiles import attention_tile, gemm_tiles
 from vlmoe_kernels.triton.training import grouped_ffn_with_gradients
 
 Rows = Callable[[Tensor, Routes], Tensor]
@@ -31,11 +33,12 @@ def linear(weight: Tensor, bias: Tensor | None) -> LinearOp:
     weight_1OD = weight.detach().contiguous().unsqueeze(0)
     bias_1O = None if bias is None else bias.detach().contiguous().unsqueeze(0)
     out_dim, in_dim = weight.shape
-    tile = gemm_tile(weight.device, weight.dtype, 1, out_dim, in_dim)
+    tiles = gemm_tiles(weight.device, weight.dtype, 1, out_dim, in_dim)
 
     def op(x_TD: Tensor) -> Tensor:
-        x_TD = _with_unit_stride(x_TD)
-        return grouped_gemm(x_TD, weight_1OD, bias_1O, tile, out=empty_rows(x_TD, x_TD.shape[0], out_dim))
+        x_TD, num_rows = _with_unit_stride(x_TD), x_TD.shape[0]
+        tile = tiles.fitting(num_rows, out_dim)
+        return grouped_gemm(x_TD, weight_1OD, bias_1O, tile, out=empty_rows(x_TD, num_rows, out_dim))
 
     return op
 
@@ -45,12 +48,13 @@ def grouped_linear(weight_GOD: Tensor, bias_GO: Tensor | None) -> GroupedOp:
     weight_GOD = weight_GOD.detach().contiguous()
     bias_GO = None if bias_GO is None else bias_GO.detach().contiguous()
     num_groups, out_dim, in_dim = weight_GOD.shape
-    tile = gemm_tile(weight_GOD.device, weight_GOD.dtype, num_groups, out_dim, in_dim)
+    tiles = gemm_tiles(weight_GOD.device, weight_GOD.dtype, num_groups, out_dim, in_dim)
 
     def op(x_TD: Tensor, plan: RoutePlan) -> Tensor:
         routes = Routes.of(plan, num_groups)
         x_TD = _with_unit_stride(x_TD)
         out_TO = _for_tokens(x_TD, x_TD.shape[0], out_dim, routes)
+        tile = tiles.fitting(routes.order_R.shape[0], out_dim)
         return grouped_gemm(
             x_TD, weight_GOD, bias_GO, tile, out=out_TO, routes=routes, gather=True, scatter=True
         )
@@ -87,11 +91,21 @@ def routed_ffn(
     rows, dtype = _ffn(pool, norm_eps), pool.w1.dtype
     gate = Gate.of(routers, dim, top_k=top_k, by_score=by_score, device=pool.w1.device)
 
-    def routed(x_TD: Tensor, pool_T: Tensor, limits: Tensor | None) -> Tensor:
+    def routed(
+        x_TD: Tensor, pool_T: Tensor, limits: Tensor | None, rounded_TD: Tensor | None = None
+    ) -> Tensor:
         x_TD = _with_unit_stride(x_TD)
-        return rows(x_TD.to(dtype), gate(x_TD, pool_T, limits))
+        routes = gate(x_TD, pool_T, limits)
+        return rows((x_TD if rounded_TD is None else rounded_TD).to(dtype), routes)
 
     return lambda x_TD, plan: rows(x_TD, Routes.of(plan, num_groups)), routed
+
+
+def add_norm(
+    weight_GD: Tensor, bias_GD: Tensor, eps: float, dtype: torch.dtype, *, exact: bool = False
+) -> AddNormOp:
+    """See `ops.NormBackend.add_norm`. A row of a negative group has the norm of the first one."""
+    return AddNorm(weight_GD, bias_GD, eps, dtype, exact=exact)
 
 
 def attention(
@@ -99,7 +113,18 @@ def attention(
 ) -> Tensor:
     """See `ops.Backend.attention`."""
     tile = attention_tile(q_THC.device, q_THC.dtype, biased=bias is not None)
-    return attend(q_THC, k_THC, v_THC, runs, bias, tile)
+    table = table_on(tuple(runs), q_THC.shape[1], tile.block_m, q_THC.device)
+    return attend(q_THC, k_THC, v_THC, table, bias, tile)
+
+
+def attention_table(runs: Sequence[Run], num_heads: int, dtype: torch.dtype, device: torch.device) -> Table:
+    """See `ops.TableBackend.attention_table`."""
+    return table_of(runs, num_heads, attention_tile(device, dtype, biased=False).block_m)
+
+
+def attention_by_table(q_THC: Tensor, k_THC: Tensor, v_THC: Tensor, table: Tensor) -> Tensor:
+    """See `ops.TableBackend.attention_by_table`."""
+    return attend(q_THC, k_THC, v_THC, table, None, attention_tile(q_THC.device, q_THC.dtype, biased=False))
 
 
 def _side_by_side(pools: Sequence[Pool]) -> Pool:
@@ -112,12 +137,13 @@ def _side_by_side(pools: Sequence[Pool]) -> Pool:
 
 def _ffn(pool: Pool, norm_eps: float) -> Rows:
     num_groups, hidden, dim = pool.w1.shape
-    up = gemm_tile(pool.w1.device, pool.w1.dtype, num_groups, hidden, dim)
-    down = gemm_tile(pool.w2.device, pool.w2.dtype, num_groups, dim, hidden)
+    up_tiles = gemm_tiles(pool.w1.device, pool.w1.dtype, num_groups, hidden, dim)
+    down_tiles = gemm_tiles(pool.w2.device, pool.w2.dtype, num_groups, dim, hidden)
 
     def rows(x_TD: Tensor, routes: Routes) -> Tensor:
         x_TD = _with_unit_stride(x_TD)
         num_tokens, num_rows = x_TD.shape[0], routes.order_R.shape[0]
+        up, down = up_tiles.fitting(num_rows, hidden), down_tiles.fitting(num_rows, dim)
         h_RF = empty_rows(x_TD, num_rows, hidden)
         grouped_gemm(x_TD, pool.w1, pool.b1, up, out=h_RF, routes=routes, gather=True, gelu=True)
         if pool.mid_weight is not None and pool.mid_bias is not None:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import triton
 import triton.language as tl
@@ -19,6 +20,8 @@ from vlmoe_kernels.ops import Run
 from vlmoe_kernels.triton.tiles import FP_FUSION, AttentionTile
 
 LOG2_E = 1.4426950408889634
+
+Table = npt.NDArray[np.int64]
 
 
 @triton.jit
@@ -92,11 +95,10 @@ def attention_kernel(
     tl.store(out_ptr + rm[:, None] * (num_heads * C) + rc[None, :], out, mask=mask)
 
 
-@functools.lru_cache(maxsize=64)
-def tiles_of(runs: tuple[Run, ...], num_heads: int, block: int, device: torch.device) -> Tensor:
+def table_of(runs: Sequence[Run], num_heads: int, block: int) -> Table:
     """int64 [tiles, 4]: first query in its sequence, start and length of the sequence, start of its bias.
 
-    Kept, because every block of a network asks for the tiles of the same runs.
+    A row of zeros is a tile without queries.
     """
     parts, start, first_bias = [np.zeros((0, 4), np.int64)], 0, 0
     for run in runs:
@@ -109,7 +111,13 @@ def tiles_of(runs: tuple[Run, ...], num_heads: int, block: int, device: torch.de
         parts.append(part.reshape(-1, 4))
         start += run.num_sequences * run.length
         first_bias += num_heads * run.length**2
-    table = torch.from_numpy(np.concatenate(parts))
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def table_on(runs: tuple[Run, ...], num_heads: int, block: int, device: torch.device) -> Tensor:
+    """The table on a device; kept, because every block of a network asks for that of the same runs."""
+    table = torch.from_numpy(table_of(runs, num_heads, block))
     # page-locked: the copy then waits for nothing
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
@@ -118,25 +126,24 @@ def attend(
     q_THC: Tensor,
     k_THC: Tensor,
     v_THC: Tensor,
-    runs: Sequence[Run],
+    table: Tensor,
     bias: Sequence[Tensor] | None,
     tile: AttentionTile,
 ) -> Tensor:
-    """See `ops.Backend.attention`. Queries, keys and values may be views of one tensor."""
+    """See `ops.Backend.attention`; table: of the runs. Queries, keys and values may be views of one tensor."""
     num_tokens, num_heads, width = q_THC.shape
     q_THC, k_THC, v_THC = (_with_common_heads(t, q_THC) for t in (q_THC, k_THC, v_THC))
     out_THC = torch.empty(q_THC.shape, dtype=q_THC.dtype, device=q_THC.device)
     if num_tokens == 0:
         return out_THC
-    tiles = tiles_of(tuple(runs), num_heads, tile.block_m, q_THC.device)
     flat = None if bias is None else torch.cat([b.reshape(-1) for b in bias])
-    attention_kernel[(len(tiles), num_heads)](
+    attention_kernel[(len(table), num_heads)](
         q_THC,
         k_THC,
         v_THC,
         flat,
         out_THC,
-        tiles,
+        table,
         width**-0.5,
         q_THC.stride(0),
         k_THC.stride(0),

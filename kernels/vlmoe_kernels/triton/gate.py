@@ -4,21 +4,22 @@
                           (claim_kernel: drops what finds no room)
          --places.py----> offsets of the groups; order_R, gates_R, slots_TK
 
-The scores of all pools are one product; a token sees the columns of its own pool. A pool without a router is one
-column of zeros: softmax over it is exactly 1. So columns are groups, numbered through the pools.
+Groups are numbered through the pools. A program scores a few tokens for one pool, and most of them, which find no token
+of theirs, are done at once. A pool without a router is a group by itself: softmax over it is exactly 1.
 """
 
 # T = tokens, D = model width, K = choices per token, G = groups
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vlmoe_kernels.triton.places import place
+from vlmoe_kernels.triton.places import place, tokens_of
 from vlmoe_kernels.triton.routes import Routes
 from vlmoe_kernels.triton.tiles import FP_FUSION
 
@@ -33,7 +34,7 @@ def gate_kernel(
     x_ptr,
     weight_ptr,
     pool_of_token_ptr,
-    pool_of_group_ptr,
+    starts_ptr,
     groups_ptr,
     gates_ptr,
     counts_ptr,
@@ -44,49 +45,57 @@ def gate_kernel(
     TOP_K: tl.constexpr,
     COUNT: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_G: tl.constexpr,
+    BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The best groups of some tokens: float32 scores, softmax over the pool, ties to the lowest index."""
+    """The best groups of some tokens of one pool: float32 scores, softmax, ties to the lowest index."""
     tile = tl.program_id(0)
-    tokens = tile * BLOCK_T + tl.arange(0, BLOCK_T)
-    is_token = tokens < num_tokens
-    g = tl.arange(0, BLOCK_G)
-    is_group = g < NUM_GROUPS
-    rd = tl.arange(0, BLOCK_D)
-    scores = tl.zeros((BLOCK_T, BLOCK_G), tl.float32)
-    for d in range(0, D, BLOCK_D):
-        is_d = rd < D - d
-        x = tl.load(
-            x_ptr + tokens[:, None].to(tl.int64) * stride_x + d + rd[None, :],
-            mask=is_token[:, None] & is_d[None, :],
-            other=0.0,
-        )
-        weight = tl.load(
-            weight_ptr + g[None, :] * D + d + rd[:, None], mask=is_group[None, :] & is_d[:, None], other=0.0
-        )
-        scores = tl.dot(x.to(tl.float32), weight, scores, input_precision="ieee")
-    pool_of_token = tl.load(pool_of_token_ptr + tokens, mask=is_token, other=0)
-    pool_of_group = tl.load(pool_of_group_ptr + g, mask=is_group, other=-1)
-    is_own = pool_of_token[:, None] == pool_of_group[None, :]
-    scores = tl.where(is_own, scores, float("-inf"))
-    scores = tl.exp(scores - tl.max(scores, 1)[:, None])
-    shares = scores / tl.sum(scores, 1)[:, None]
-    # a token of NaN still goes to some group, and comes out as NaN; -1: a group that cannot be chosen (again)
-    shares = tl.where(is_own, tl.where(shares == shares, shares, 0.0), -1.0)
-    counts = tl.zeros((BLOCK_G,), tl.int32)
-    for k in tl.static_range(TOP_K):
-        best = tl.max(shares, 1)
-        group = tl.min(tl.where(shares == best[:, None], g[None, :], BLOCK_G), 1)
-        is_made = is_token & (best >= 0.0)
-        is_chosen = g[None, :] == group[:, None]
-        shares = tl.where(is_chosen, -1.0, shares)
-        tl.store(groups_ptr + tokens * TOP_K + k, tl.where(is_made, group, -1), mask=is_token)
-        tl.store(gates_ptr + tokens * TOP_K + k, tl.where(is_made, best, 0.0), mask=is_token)
-        if COUNT:
+    pool = tl.program_id(1)
+    tokens, is_token = tokens_of(tile, num_tokens, BLOCK_T)
+    pool_of_token = tl.load(pool_of_token_ptr + tokens, mask=is_token, other=-1)
+    is_mine = pool_of_token == pool
+    if pool == 0:
+        # somebody has to say so of tokens that are in no pool
+        for k in tl.static_range(TOP_K):
+            tl.store(groups_ptr + tokens * TOP_K + k, -1, mask=is_token & (pool_of_token < 0))
+    first = tl.load(starts_ptr + pool)
+    size = tl.load(starts_ptr + pool + 1) - first
+    e = tl.arange(0, BLOCK_E)
+    is_expert = e < size
+    counts = tl.zeros((BLOCK_E,), tl.int32)
+    if tl.sum(is_mine.to(tl.int32), 0) > 0:
+        rd = tl.arange(0, BLOCK_D)
+        scores = tl.zeros((BLOCK_T, BLOCK_E), tl.float32)
+        # one expert needs no score
+        for d in range(0, tl.where(size > 1, D, 0), BLOCK_D):
+            is_d = rd < D - d
+            x = tl.load(
+                x_ptr + tokens[:, None].to(tl.int64) * stride_x + d + rd[None, :],
+                mask=is_mine[:, None] & is_d[None, :],
+                other=0.0,
+            )
+            weight = tl.load(
+                weight_ptr + (first + e)[None, :] * D + d + rd[:, None],
+                mask=is_expert[None, :] & is_d[:, None],
+                other=0.0,
+            )
+            scores = tl.dot(x.to(tl.float32), weight, scores, input_precision="ieee")
+        scores = tl.where(is_expert[None, :], scores, float("-inf"))
+        scores = tl.exp(scores - tl.max(scores, 1)[:, None])
+        shares = scores / tl.sum(scores, 1)[:, None]
+        # a token of NaN still goes to some group, and comes out as NaN; -1: what cannot be chosen (again)
+        shares = tl.where(is_expert[None, :], tl.where(shares == shares, shares, 0.0), -1.0)
+        for k in tl.static_range(TOP_K):
+            best = tl.max(shares, 1)
+            expert = tl.min(tl.where(shares == best[:, None], e[None, :], BLOCK_E), 1)
+            is_made = is_mine & (best >= 0.0)
+            is_chosen = e[None, :] == expert[:, None]
+            shares = tl.where(is_chosen, -1.0, shares)
+            tl.store(groups_ptr + tokens * TOP_K + k, tl.where(is_made, first + expert, -1), mask=is_mine)
+            tl.store(gates_ptr + tokens * TOP_K + k, tl.where(is_made, best, 0.0), mask=is_mine)
             counts += tl.sum((is_chosen & is_made[:, None]).to(tl.int32), 0)
     if COUNT:
-        tl.store(counts_ptr + tile * NUM_GROUPS + g, counts, mask=is_group)
+        tl.store(counts_ptr + tile * NUM_GROUPS + first + e, counts, mask=is_expert)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -108,8 +117,7 @@ def claim_kernel(
     A choice's rank is a count over all tokens: quadratic, but without a sort.
     """
     tile = tl.program_id(0)
-    tokens = tile * BLOCK_T + tl.arange(0, BLOCK_T)
-    is_token = tokens < num_tokens
+    tokens, is_token = tokens_of(tile, num_tokens, BLOCK_T)
     score = tl.load(gates_ptr + tokens * TOP_K, mask=is_token, other=0.0)
     g = tl.arange(0, BLOCK_G)
     counts = tl.zeros((BLOCK_G,), tl.int32)
@@ -142,11 +150,12 @@ class Gate:
     """The routers of one layer, side by side.
 
     weight_GD: float32, a row of scores per group; zeros where a pool has no router.
-    pool_of_group: int32 [G].
+    starts: int32 [pools + 1], the first group of each pool. largest: groups of the largest pool.
     """
 
     weight_GD: Tensor
-    pool_of_group: Tensor
+    starts: Tensor
+    largest: int
     top_k: int
     by_score: bool
 
@@ -156,50 +165,54 @@ class Gate:
     ) -> "Gate":
         """Routers [E, D] of the pools in order, None for a pool of one expert without a router."""
         weights = [torch.zeros(1, dim, device=device) if w is None else w.detach().float() for w in routers]
-        pools = [torch.full((len(weight),), pool, dtype=torch.int32) for pool, weight in enumerate(weights)]
-        return cls(torch.cat(weights).contiguous(), torch.cat(pools).to(device), top_k, by_score)
+        starts = torch.tensor([0, *accumulate(map(len, weights))], dtype=torch.int32).to(device)
+        return cls(torch.cat(weights).contiguous(), starts, max(map(len, weights)), top_k, by_score)
 
     def __call__(self, x_TD: Tensor, pool_T: Tensor, limits: Tensor | None) -> Routes:
         """Route tokens.
 
         Args:
             x_TD: tokens; scores are computed in float32 whatever they come in.
-            pool_T: the pool of each token.
+            pool_T: the pool of each token; one of a negative pool is routed nowhere.
             limits: int32 [G], the slots of each group; None for dropless.
         """
         num_tokens, dim = x_TD.shape
         num_groups, top_k, device = len(self.weight_GD), self.top_k, x_TD.device
         num_tiles = triton.cdiv(num_tokens, BLOCK_T)
-        block_g = max(16, triton.next_power_of_2(num_groups))
+        # a product has at least 16 columns
+        block_e, block_g = (max(16, triton.next_power_of_2(num)) for num in (self.largest, num_groups))
 
         groups_TK = torch.empty(num_tokens, top_k, dtype=torch.int32, device=device)
         gates_TK = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)
         counts = torch.empty(num_tiles, num_groups, dtype=torch.int32, device=device)
-        block_d, num_warps, num_stages = gate_shape(block_g)
+        block_d, num_warps, num_stages = gate_shape(block_e)
         shape = {
             "NUM_GROUPS": num_groups,
             "BLOCK_G": block_g,
-            "num_warps": num_warps,
+            "num_warps": 4 if block_g <= 128 else 8,
             "enable_fp_fusion": FP_FUSION,
         }
         if num_tokens:
-            gate_kernel[(num_tiles,)](
+            gate_kernel[(num_tiles, len(self.starts) - 1)](
                 x_TD,
                 self.weight_GD,
                 pool_T,
-                self.pool_of_group,
+                self.starts,
                 groups_TK,
                 gates_TK,
                 counts,
                 num_tokens,
                 dim,
                 x_TD.stride(0),
+                NUM_GROUPS=num_groups,
                 TOP_K=top_k,
                 COUNT=limits is None,
                 BLOCK_T=BLOCK_T,
+                BLOCK_E=block_e,
                 BLOCK_D=block_d,
+                num_warps=num_warps,
                 num_stages=num_stages,
-                **shape,
+                enable_fp_fusion=FP_FUSION,
             )
         if num_tokens and limits is not None:
             kept_TK = torch.empty_like(groups_TK)
@@ -221,6 +234,8 @@ class Gate:
         )
 
 
-def gate_shape(block_g: int) -> tuple[int, int, int]:
-    """Step along D, warps and steps in flight: wide tables of experts must fit in shared memory and registers."""
-    return (32, 4, 2) if block_g <= 128 else (16, 8, 1)
+def gate_shape(block_e: int) -> tuple[int, int, int]:
+    """Step along D, warps and steps in flight: long steps, as far as shared memory and registers hold them."""
+    if block_e <= 128:
+        return 4096 // max(32, block_e), 8, 2
+    return 16, 16, 1

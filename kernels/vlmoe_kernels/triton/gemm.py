@@ -2,8 +2,8 @@
 
     x_TD, rows sorted by group --gather--> tile of one group --K loop--> + bias, GELU, * gate --> out
 
-The tile depends on the weights and the device, never on the number of rows, and K runs in one order: a row's bits
-do not depend on its neighbours. Tiles are counted on the device from `offsets`, so the host waits for nothing.
+K runs in one order whatever the tile, and where several tiles are allowed their bits are the same (`tiles.py`): a row's
+bits do not depend on its neighbours. Tiles are counted on the device from `offsets`, so the host waits for nothing.
 """
 
 # R = routed rows, G = groups, N = output width, K = input width

@@ -19,6 +19,13 @@ from vlmoe_kernels.triton.routes import Routes
 BLOCK_TILES = 16
 
 
+@triton.jit
+def tokens_of(tile, num_tokens, BLOCK_T: tl.constexpr):
+    """The tokens of a tile, and which of them there are."""
+    tokens = tile * BLOCK_T + tl.arange(0, BLOCK_T)
+    return tokens, tokens < num_tokens
+
+
 @triton.jit(do_not_specialize=["num_tiles"])
 def scan_kernel(
     counts_ptr,
@@ -59,8 +66,7 @@ def place_kernel(
 ):
     """The row of every kept choice: rows of a group in the order of tokens (a token chooses a group once)."""
     tile = tl.program_id(0)
-    tokens = tile * BLOCK_T + tl.arange(0, BLOCK_T)
-    is_token = tokens < num_tokens
+    tokens, is_token = tokens_of(tile, num_tokens, BLOCK_T)
     g = tl.arange(0, BLOCK_G)
     is_group = g < NUM_GROUPS
     chosen = tl.zeros((BLOCK_T, BLOCK_G), tl.int32)

@@ -1,14 +1,16 @@
-"""How much of an output one program computes: a table by device and shape of the weights, never by number of rows.
+"""How much of an output one program computes: a table by device and shape of the weights.
 
 `DEFAULTS` has a row per architecture and width of the numbers. `kernels/bench/tune_triton.py` measures better ones on
 a device and writes them to `tiles/DEVICE.json`, which is read here. Another tile may round differently, so the bits
-of an answer belong to a device and its table.
+of an answer belong to a device and its table. The number of rows may choose among the tiles of a ladder alone: it
+stands in `LADDERS` where a test on that device has shown their bits to be the same.
 """
 
 import functools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +65,45 @@ ATTENTION: Mapping[tuple[str, int], AttentionTile] = {
     ("interpreter", 2): AttentionTile(16, 32, 4, 1),
     ("interpreter", 4): AttentionTile(16, 32, 4, 1),
 }
+
+
+# The largest tile first. For a few groups, whose rows and columns may be too few to give every processor a tile.
+LADDERS: Mapping[tuple[str, int], tuple[Tile, ...]] = {
+    ("sm_90", 2): (Tile(128, 128, 64, 8, 3), Tile(64, 64, 64, 4, 4), Tile(64, 32, 128, 4, 4)),
+}
+# dense layers: V, T and VL
+LADDER_GROUPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """What a GEMM may use: tiles of equal bits, the largest first. num_processors: of the device."""
+
+    ladder: tuple[Tile, ...]
+    num_processors: int = 1
+
+    def fitting(self, num_rows: int, out_dim: int) -> Tile:
+        """The largest tile of which there are enough to keep nearly every processor busy, or else the smallest."""
+        for tile in self.ladder[:-1]:
+            programs = -(-num_rows // tile.block_m) * -(-out_dim // tile.block_n)
+            if 10 * programs >= 9 * self.num_processors:
+                return tile
+        return self.ladder[-1]
+
+
+def gemm_tiles(device: torch.device, dtype: torch.dtype, groups: int, out_dim: int, in_dim: int) -> Tiles:
+    """The tiles of a GEMM with these weights on this device: one that was tuned, a ladder, or the default."""
+    ladder = LADDERS.get((architecture(device), dtype.itemsize))
+    if ladder is None or groups > LADDER_GROUPS or is_tuned(device, dtype, groups, out_dim, in_dim):
+        return Tiles((gemm_tile(device, dtype, groups, out_dim, in_dim),))
+    return Tiles(ladder, torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def is_tuned(device: torch.device, dtype: torch.dtype, groups: int, out_dim: int, in_dim: int) -> bool:
+    """Whether the device's own table has a row for these weights."""
+    if device.type != "cuda":
+        return False
+    return _key(dtype, groups, out_dim, in_dim) in _tuned(torch.cuda.get_device_name(device))
 
 
 def gemm_tile(device: torch.device, dtype: torch.dtype, groups: int, out_dim: int, in_dim: int) -> Tile:

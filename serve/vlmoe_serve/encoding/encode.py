@@ -51,16 +51,20 @@ class EncodePool:
     """Threads that know how long a newcomer would wait, and how long one input takes (`mean_ms`)."""
 
     def __init__(self, num_threads: int) -> None:
-        self._num_threads = num_threads
+        self._num_threads = 0
         self._queue: SimpleQueue[_Piece | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"encode_{n}", daemon=True) for n in range(num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
         self.closed = False
+        self.grow(num_threads)
         self.mean_ms = 1.0
         self._num_inside = 0
+
+    def grow(self, num_threads: int) -> None:
+        """Have so many threads from now on; never fewer than before."""
+        for n in range(self._num_threads, num_threads):
+            self._threads.append(threading.Thread(target=self._serve, name=f"encode_{n}", daemon=True))
+            self._threads[-1].start()
+        self._num_threads = len(self._threads)
 
     @property
     def wait_ms(self) -> float:

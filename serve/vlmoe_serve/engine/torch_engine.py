@@ -72,9 +72,11 @@ class TorchEngine:
         return outputs
 
     def beat(self) -> None:
-        """Hear of every rank."""
+        """Hear of every rank, and of the GPU: one whose context is lost says so here, whatever it is asked."""
         if isinstance(self._runner, ranks.Ranks):
             self._runner.beat()
+        elif self._runner.device == "cuda":
+            torch.cuda.synchronize()
 
     def report(self) -> EngineReport:
         """Load of experts and ranks, and memory."""
@@ -141,6 +143,8 @@ def load(options: EngineOptions, family: Sequence[TorchEngine] = ()) -> TorchEng
             if options.ranks == 1
             else _over_ranks(options, lambda: ids.result()[0])
         )
+        if isinstance(runner, Runner):
+            runner.prepare()
     model, space = ids.result()
     tracer = None if options.trace_dir is None else _tracer(options, runner, model)
     engine = TorchEngine(

@@ -139,7 +139,19 @@ def _answer(engine: Engine, batch: Batch, arena: ArenaView, reports: _Reports) -
         return BatchDone(batch.id, blocks, forward_ms, reports.due())
     except Exception as error:
         traceback.print_exc()
+        _leave_if_broken(engine)
         return BatchRaised(batch.id, _one_line(error))
+
+
+def _leave_if_broken(engine: Engine) -> None:
+    """After a batch that raised: a GPU whose context is lost fails every later one too, but not the next process."""
+    try:
+        engine.beat()
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # what such a GPU still holds, it may not give back
+        os._exit(1)
 
 
 def _send(sock: socket.socket, message: FromEngine) -> None:

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlmoe_kernels.triton import flash, gate, gemm, places, rows, tiles, training
+from vlmoe_kernels.triton import flash, gate, gemm, norms, places, rows, tiles, training
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -37,7 +37,7 @@ INDICES = {
     "tiles_ptr": "*i64",
     "pool_of_token_ptr": "*i64",
     "offsets_ptr": "*i32",
-    "pool_of_group_ptr": "*i32",
+    "starts_ptr": "*i32",
     "groups_ptr": "*i32",
     "limits_ptr": "*i32",
     "kept_ptr": "*i32",
@@ -77,10 +77,12 @@ def attention_case(tile: tiles.AttentionTile, number: int, width: int, biased: b
 
 def routing_cases(num_groups: int) -> Iterator[tuple[str, Case]]:
     block_g = max(16, triton.next_power_of_2(num_groups))
+    # as if all groups were of one pool
     block_d, num_warps, num_stages = gate.gate_shape(block_g)
     groups = {"NUM_GROUPS": num_groups, "BLOCK_G": block_g}
     tokens = groups | {"TOP_K": 2, "BLOCK_T": gate.BLOCK_T}
-    scores = tokens | {"COUNT": True, "BLOCK_D": block_d}
+    scores = {"NUM_GROUPS": num_groups, "BLOCK_E": block_g, "TOP_K": 2, "BLOCK_T": gate.BLOCK_T}
+    scores |= {"COUNT": True, "BLOCK_D": block_d}
     yield f"gate {num_groups}", Case(gate.gate_kernel, scores, num_warps, num_stages)
     yield f"claim {num_groups}", Case(gate.claim_kernel, tokens | {"BY_SCORE": True}, num_warps, 1)
     yield (
@@ -104,6 +106,12 @@ def cases(architecture: str, dtype: str) -> dict[str, Case]:
         "norm": Case(rows.norm_kernel, groups | {"BLOCK": 4096}, 4, 1),
         "combine": Case(rows.combine_kernel, {"TOP_K": 2, "BLOCK": 1024}, 4, 1),
     }
+    for step, each in enumerate(tiles.LADDERS.get((architecture, number), ())):
+        found[f"linear, step {step}"] = gemm_case(each, number, ROUTED=False)
+        found[f"up, step {step}"] = gemm_case(each, number, GATHER=True, GELU=True)
+    for name, flags in (("add and norm", True), ("norm of the first block", False)):
+        constants = dict.fromkeys(("ADDED", "GROUPED", "EXACT"), flags) | {"BLOCK": 1024}
+        found[name] = Case(norms.add_norm_kernel, constants, 4, 1)
     blocks = {"BLOCK_N": tile.block_m, "BLOCK_K": tile.block_n, "BLOCK_R": tile.block_k}
     found["weight gradient"] = Case(
         training.weight_gradient_kernel, blocks, tile.num_warps, tile.num_stages, number == 2
@@ -112,7 +120,7 @@ def cases(architecture: str, dtype: str) -> dict[str, Case]:
         name = f"attention {width}{' biased' if biased else ''}"
         found[name] = attention_case(attention, number, width, biased)
     if dtype == "fp32":
-        for num_groups in (9, NUM_GROUPS, 257):
+        for num_groups in (9, 32, NUM_GROUPS, 257):
             found |= dict(routing_cases(num_groups))
     return found
 

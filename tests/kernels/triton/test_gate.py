@@ -131,3 +131,12 @@ def test_a_token_of_nan_has_a_row_like_any_other(call: Call) -> None:
     x_TD[1, 4] = torch.nan
     routes = gate(call, [torch.zeros(3, DIM)], x_TD, torch.zeros(3, dtype=torch.int64), 1)
     assert sorted(routes.order_R.tolist()) == [0, 1, 2]
+
+
+def test_a_token_of_no_pool_has_no_row(call: Call) -> None:
+    routers, pool_T = [integers(3, DIM), None], torch.tensor([0, -1, 1, 0, -1])
+    x_TD = integers(5, DIM)
+    x_TD[4] = torch.nan
+    routes = gate(call, routers, x_TD, pool_T, 1)
+    assert routes.slots_TK[[1, 4]].tolist() == [[-1], [-1]]
+    assert sorted(routes.order_R[: routes.offsets[-1]].tolist()) == [0, 2, 3]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from vlmoe_kernels import Pool, Run, backend, eager, make_plan
+from vlmoe_kernels.triton.gemm import empty_rows, grouped_gemm
+from vlmoe_kernels.triton.tiles import LADDERS, architecture
 
 pytestmark = [
     pytest.mark.gpu,
@@ -103,6 +105,25 @@ def test_a_row_has_the_same_bits_in_any_batch(
         pool_T = torch.zeros(len(part), dtype=torch.int64, device="cuda")
         assert torch.equal(linear(part), whole[0][rows])
         assert torch.equal(routed(part, pool_T, None), whole[1][rows])
+
+
+@pytest.mark.parametrize(("out_dim", "in_dim"), [(2304, 768), (768, 3072), (3072, 768)])
+def test_the_tiles_of_a_ladder_have_the_same_bits(fp32: Any, out_dim: int, in_dim: int) -> None:
+    """So the number of rows may choose among them."""
+    for (_, num_bytes), ladder in LADDERS.items():
+        if num_bytes != 2 or architecture(torch.device("cuda")) != "sm_90":
+            continue
+        for dtype in (torch.bfloat16, torch.float16):
+            weight, x = (
+                fp32(1, out_dim, in_dim, scale=0.1).to("cuda", dtype),
+                fp32(1576, in_dim).to("cuda", dtype),
+            )
+            for gelu in (False, True):
+                outs = [
+                    grouped_gemm(x, weight, None, tile, out=empty_rows(x, 1576, out_dim), gelu=gelu)
+                    for tile in ladder
+                ]
+                assert all(torch.equal(out, outs[0]) for out in outs)
 
 
 def test_a_sequence_has_the_same_bits_in_any_batch(random: Callable[..., Tensor]) -> None:

@@ -19,6 +19,7 @@ def test_every_architecture_has_a_row_for_every_width() -> None:
 
 def test_tiles_do_not_know_the_number_of_rows() -> None:
     assert tiles.gemm_tile(CPU, torch.float32, 8, 64, 32) == DEFAULTS["interpreter", 4]
+    assert tiles.gemm_tiles(CPU, torch.float32, 1, 64, 32).ladder == (DEFAULTS["interpreter", 4],)
     assert tiles.attention_tile(CPU, torch.float16, biased=False) == tiles.ATTENTION["interpreter", 2]
 
 
@@ -65,6 +66,8 @@ def test_a_tuned_row_is_taken_and_others_keep_the_default(
     device = torch.device("cuda", 0)
     assert tiles.gemm_tile(device, torch.bfloat16, 65, 3072, 768) == tuned
     assert tiles.gemm_tile(device, torch.bfloat16, 65, 768, 3072) == DEFAULTS["sm_90", 2]
+    assert tiles.gemm_tiles(device, torch.bfloat16, 65, 3072, 768).ladder == (tuned,)
+    assert tiles.gemm_tiles(device, torch.bfloat16, 65, 768, 3072).ladder == (DEFAULTS["sm_90", 2],)
     tiles._tuned.cache_clear()
 
 
@@ -74,3 +77,12 @@ def test_a_broken_table_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"card\.json is not a table of tiles"):
         tiles.read_table(path)
+
+
+def test_of_a_ladder_the_largest_tile_that_keeps_the_processors_busy() -> None:
+    large, middle, small = ladder = tiles.LADDERS["sm_90", 2]
+    of_h100 = tiles.Tiles(ladder, 132)
+    assert [of_h100.fitting(rows, 2304) for rows in (1, 40, 209, 788, 6688)] == [
+        *(small, small, middle, large, large)
+    ]
+    assert [of_h100.fitting(rows, 768) for rows in (209, 1672, 6688)] == [small, middle, large]

@@ -28,6 +28,18 @@ def test_work_leaves_the_loops_thread_and_fails_as_itself(pool):
     asyncio.run(check())
 
 
+def test_it_grows_and_never_shrinks(pool):
+    barrier = threading.Barrier(4, timeout=PATIENCE_S)
+
+    async def check():
+        pool.grow(4)
+        pool.grow(1)
+        # nobody passes before four have come
+        assert len(set(await asyncio.gather(*(pool.run(barrier.wait, None) for _ in range(4))))) == 4
+
+    asyncio.run(check())
+
+
 def test_no_more_than_its_threads_run_at_once_and_the_wait_is_known(pool):
     gate, running = threading.Event(), []
 

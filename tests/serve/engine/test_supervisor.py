@@ -16,7 +16,7 @@ from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
 
 from ..waiting import PATIENCE_S, named_memory
 
-EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
+EXIT, HANG, RAISE, WAIT_ONCE, HOLD, BREAK = range(1001, 1007)
 QUICK = SupervisorOptions(max_pause_s=0.2)
 
 Make = Callable[..., Job]
@@ -182,6 +182,16 @@ def test_a_batch_that_raises_leaves_the_engine_alive(toy: Any, job: Make, answer
             await supervisor.run([job(5), job(RAISE)])
         assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
         assert supervisor.num_restarts == 0
+
+    with_supervisor(Supervisor(toy.factory, toy.options, QUICK), use)
+
+
+def test_an_engine_that_lost_its_device_is_replaced(toy: Any, job: Make, answers: Answers) -> None:
+    async def use(supervisor: Supervisor) -> None:
+        with pytest.raises(EngineDied, match="exited with code 1"):
+            await supervisor.run([job(5), job(BREAK)])
+        assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
+        assert supervisor.num_restarts == 1
 
     with_supervisor(Supervisor(toy.factory, toy.options, QUICK), use)
 

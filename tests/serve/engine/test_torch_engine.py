@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -222,3 +224,36 @@ def test_offloaded_experts_answer_alike_and_are_reported(checkpoint: Path) -> No
     # everything fits, and the warm-up does not count
     assert experts.in_memory + experts.ahead > 0
     assert plain.report().experts is None
+
+
+LOSE_THE_GPU = """
+import sys
+from pathlib import Path
+import torch
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.torch_engine import load
+engine = load(EngineOptions(Path(sys.argv[1]), device="cuda", dtype="fp32"))
+jobs = engine.warm_up_batches()[0]
+engine.run(jobs)
+engine.beat()
+table = torch.zeros(4, device="cuda")
+table[torch.tensor([1 << 20], device="cuda")]
+try:
+    engine.run(jobs)
+except Exception as error:
+    print("lost:", type(error).__name__)
+try:
+    engine.beat()
+except Exception:
+    print("it says so")
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_whose_context_is_lost_shows_at_the_next_beat(checkpoint: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_THE_GPU, str(checkpoint)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("lost: ")
+    assert done.stdout.endswith("it says so\n")

@@ -15,12 +15,13 @@ from vlmoe_model.inputs import Example, Job
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions
 from vlmoe_serve.engine.report import EngineReport
 
-EXIT, HANG, RAISE, WAIT_ONCE, HOLD = range(1001, 1006)
+EXIT, HANG, RAISE, WAIT_ONCE, HOLD, BREAK = range(1001, 1007)
 
 
 class ToyEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._directory = options.path
+        self._is_broken = False
         self.facts = EngineFacts("m-toy", "s-toy", 1.0, "fp32", "cpu", 0, 2, "toy")
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
@@ -33,7 +34,8 @@ class ToyEngine:
         return [self._answer(job) for job in jobs]
 
     def beat(self) -> None:
-        pass
+        if self._is_broken:
+            raise RuntimeError("the device is lost")
 
     def report(self) -> EngineReport | None:
         return EngineReport(None, (1 << 20,))
@@ -59,6 +61,10 @@ class ToyEngine:
             time.sleep(600)
         if trouble == RAISE:
             raise KeyError("no such head")
+        if trouble == BREAK:
+            self._is_broken = True
+        if self._is_broken:
+            raise RuntimeError("the device is lost")
         if trouble == HOLD:
             while not (self._directory / "go").exists():
                 time.sleep(0.002)
