@@ -1,0 +1,238 @@
+"""The blocking methods of the tasks: each builds a call (`_tasks`) and sends it (`_transport`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from . import _tasks
+from ._call import CallOptions
+from ._images import ImageSource
+from ._results import (
+    ClassifyResult,
+    Embedding,
+    ItemError,
+    RerankResult,
+    RetrieveResult,
+    RoutingResult,
+    VqaResult,
+)
+from ._transport import Blocking
+
+
+class TaskMethods(Blocking):
+    """Asking, labelling, embedding, searching."""
+
+    def vqa(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> VqaResult:
+        """Answer a question about a picture."""
+        return self._send(_tasks.vqa(image, question, top_k=top_k, model=model), options)
+
+    def vqa_many(
+        self,
+        inputs: Iterable[tuple[ImageSource, str]],
+        *,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[VqaResult | ItemError]:
+        """Answer many (picture, question) pairs."""
+        return self._send_all(_tasks.vqa_many(inputs, top_k=top_k, model=model), options)
+
+    def classify(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ClassifyResult:
+        """Label a picture, a text, a pair of texts, or two pictures with a statement.
+
+        Args:
+            image: The picture.
+            text: The text, the premise of a pair, or the statement about `images`.
+            text_pair: The hypothesis of a pair.
+            images: The pictures that `text` is about.
+            labels: Any labels of your own: the nearest by contrastive similarity, without training.
+            head: Name of the checkpoint's head, where it has several.
+            top_k: Most labels to answer with.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        return self._send(
+            _tasks.classify(
+                image,
+                text=text,
+                text_pair=text_pair,
+                images=images,
+                labels=labels,
+                head=head,
+                top_k=top_k,
+                model=model,
+            ),
+            options,
+        )
+
+    def classify_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str | tuple[str, str]] | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[ClassifyResult | ItemError]:
+        """Label many pictures, or many texts or (premise, hypothesis) pairs."""
+        calls = _tasks.classify_many(images, texts=texts, labels=labels, head=head, top_k=top_k, model=model)
+        return self._send_all(calls, options)
+
+    def embed(
+        self,
+        image: ImageSource | None = None,
+        *,
+        text: str | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Embedding:
+        """The unit vector of a picture or a text; both lie in one space."""
+        return self._send(_tasks.embed(image, text=text, model=model), options)
+
+    def embed_many(
+        self,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[Embedding | ItemError]:
+        """The unit vectors of many pictures, or of many texts."""
+        return self._send_all(_tasks.embed_many(images, texts=texts, model=model), options)
+
+    def retrieve(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RetrieveResult:
+        """Find the items of a collection that are nearest to a text, a picture, or both.
+
+        Args:
+            collection: Its name.
+            text: What is looked for, in words.
+            image: What is looked for, as a picture.
+            top_k: Most hits to answer with.
+            rerank: "auto", True or False: whether the matching head judges the first hits again.
+            filter: On the metadata: `{"field": value}`, `{"field": {"in": [...]}}`,
+                `{"field": {"gte": 1, "lt": 5}}`, combined by "and", "or" (lists) and "not".
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.retrieve(
+            collection, text=text, image=image, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return self._send(call, options)
+
+    def retrieve_many(
+        self,
+        collection: str,
+        images: Iterable[ImageSource] | None = None,
+        *,
+        texts: Iterable[str] | None = None,
+        top_k: int | None = None,
+        rerank: bool | str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[RetrieveResult | ItemError]:
+        """Search a collection with many pictures, or with many texts."""
+        calls = _tasks.retrieve_many(
+            collection, images, texts=texts, top_k=top_k, rerank=rerank, filter=filter, model=model
+        )
+        return self._send_all(calls, options)
+
+    def rerank(
+        self,
+        query: str | None = None,
+        images: Sequence[ImageSource] | None = None,
+        *,
+        image: ImageSource | None = None,
+        texts: Sequence[str] | None = None,
+        top_n: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RerankResult:
+        """Order pictures by how well they fit a text, or texts by how well they fit a picture.
+
+        Args:
+            query: The text that `images` are ordered by.
+            images: The candidates.
+            image: The picture that `texts` are ordered by.
+            texts: The candidates.
+            top_n: Most candidates to answer with; by default all.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.rerank(query, images, image=image, texts=texts, top_n=top_n, model=model)
+        return self._send(call, options)
+
+    def explain_routing(
+        self,
+        task: str,
+        image: ImageSource | None = None,
+        *,
+        question: str | None = None,
+        text: str | None = None,
+        text_pair: str | None = None,
+        labels: Sequence[str] | None = None,
+        head: str | None = None,
+        top_k: int | None = None,
+        model: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RoutingResult:
+        """Which experts handled an input of another task, token by token, with the task's answer.
+
+        Args:
+            task: "vqa", "classify" or "embed".
+            image: The picture.
+            question: About the picture, for "vqa".
+            text: The text, or the premise of a pair.
+            text_pair: The hypothesis of a pair.
+            labels: Labels of your own, for "classify"; the input that they are compared with is explained.
+            head: Name of the checkpoint's head, where it has several.
+            top_k: Most answers or labels.
+            model: Name of the model, where the server has several.
+            **options: Of this call.
+        """
+        call = _tasks.explain_routing(
+            task,
+            image,
+            question=question,
+            text=text,
+            text_pair=text_pair,
+            labels=labels,
+            head=head,
+            top_k=top_k,
+            model=model,
+        )
+        return self._send(call, options)
