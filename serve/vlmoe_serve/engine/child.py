@@ -141,6 +141,8 @@ class Child:
         await self._slots.acquire()
         if not self.alive or self._link.ended:
             self._slots.release()
+            # The supervisor has yet to be told: whoever tries again at once must not keep the loop from doing so.
+            await asyncio.sleep(0)
             raise EngineDied("the engine process ended before the batch was sent", suspect=False)
         arena = self._free.pop()
         refs, size = self._arenas[arena].write(jobs)

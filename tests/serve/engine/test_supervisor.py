@@ -12,6 +12,7 @@ import pytest
 from vlmoe_model.inputs import Job
 from vlmoe_serve.engine.failures import BatchFailed, EngineDied, EngineDown, EngineStartError
 from vlmoe_serve.engine.protocol import BatchDone
+from vlmoe_serve.engine.recovery import GroupDone, run_groups
 from vlmoe_serve.engine.supervisor import Supervisor, SupervisorOptions
 
 from ..waiting import PATIENCE_S, named_memory
@@ -126,6 +127,33 @@ def test_killed_in_the_middle_of_a_batch_it_comes_back(toy: Any, job: Make, answ
             await behind
         assert not death.value.suspect
         assert outputs(await supervisor.run([job(WAIT_ONCE)])) == answers([job(WAIT_ONCE)])
+        assert supervisor.num_restarts == 1
+
+    with_supervisor(Supervisor(toy.factory, toy.options, QUICK), use)
+
+
+def test_a_batch_that_meets_a_process_that_just_ended_waits_for_the_next(
+    toy: Any, job: Make, answers: Answers
+) -> None:
+    """The socket has ended, and the supervisor has not had its turn: it must get one, whatever is tried again."""
+
+    async def use(supervisor: Supervisor) -> None:
+        num_asked = 0
+
+        def wanted(index: int) -> bool:
+            nonlocal num_asked
+            num_asked += 1
+            assert num_asked < 1000, "the loop has no turn in which the supervisor could see what happened"
+            return True
+
+        assert supervisor.pid is not None
+        assert supervisor._child is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        # what the loop does first when a socket ends
+        supervisor._child._link.connection_lost(None)
+        (done,) = await run_groups(supervisor, [(job(5),)], wanted)
+        assert isinstance(done, GroupDone)
+        assert [output.tolist() for output in done.outputs] == answers([job(5)])
         assert supervisor.num_restarts == 1
 
     with_supervisor(Supervisor(toy.factory, toy.options, QUICK), use)
