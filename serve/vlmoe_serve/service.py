@@ -19,8 +19,8 @@ from vlmoe_serve.batching.ticket import Work
 from vlmoe_serve.brownout import Brownout
 from vlmoe_serve.call import Call
 from vlmoe_serve.catalog.models import Models, ServedModel
-from vlmoe_serve.encoding.embedding_cache import EmbeddingCache
 from vlmoe_serve.cores import encode_threads
+from vlmoe_serve.encoding.embedding_cache import EmbeddingCache
 from vlmoe_serve.encoding.encode import EncodePool
 from vlmoe_serve.encoding.pictures import Pictures
 from vlmoe_serve.encoding.url_images import UrlImages
