@@ -32,6 +32,10 @@ class RoutedOp(Protocol):
         """See `RoutingBackend.routed_ffn`; rounded: x in the dtype of the weights, by whoever has it already."""
         ...
 
+    def take_load(self) -> tuple[list[int], int]:
+        """Rows of each group since the last time, and in how many calls routed groups had any; waits for the device."""
+        ...
+
 
 class Placed(Protocol):
     """Memory that lives as long as this object, outside torch."""

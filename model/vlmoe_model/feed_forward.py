@@ -209,6 +209,13 @@ class FeedForward(nn.Module):
         elif self.is_moe:
             self.observe = lambda sizes: observe(block, sizes, None)
 
+    def take_load(self) -> tuple[list[int], int] | None:
+        """Rows of each routed group, and steps that had any, since the last time; None where `observe` is told."""
+        if self.routed_op is None:
+            return None
+        rows_G, num_steps = self.routed_op.take_load()
+        return rows_G[: self.num_routed], num_steps
+
     def take_part(self, device: torch.device | str) -> None:
         """Serve the other ranks' tokens in a step in which this rank has none."""
         if self.is_moe and self.op is not None:

@@ -1,5 +1,7 @@
 """The whole network: embeddings, encoder, heads."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +78,7 @@ class VLMoE(nn.Module):
     def observe_load(self, observe: ObserveLoad) -> None:
         """Have it told, for every mixture of every step, how many rows its routed groups get.
 
-        A GPU that routes by itself tells nobody.
+        A GPU that routes by itself counts by itself: see `take_load`.
 
         Args:
             observe: block, rows of each group, None; over several ranks block, [groups, ranks] rows of each rank, and
@@ -85,6 +87,12 @@ class VLMoE(nn.Module):
         for index, block in enumerate(self.encoder.blocks):
             if isinstance(block, Block):
                 block.ffn.observe_load(observe, index)
+
+    def take_load(self) -> Iterator[tuple[int, list[int], int]]:
+        """Of every mixture that routes on its device: block, rows of each routed group, steps; since the last time."""
+        for index, block in enumerate(self.encoder.blocks):
+            if isinstance(block, Block) and (taken := block.ffn.take_load()) is not None:
+                yield index, *taken
 
     def take_part(self, device: torch.device | str) -> None:
         """Serve the experts of this rank in a step in which it has no sequences."""

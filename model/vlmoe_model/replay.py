@@ -6,11 +6,13 @@
 A base model is some two hundred launches, and the host takes longer over them than the device, up to dozens of
 pictures. A batch is played at the smallest size that holds it. Behind its last token lie tokens of no pool and no
 sequence: no expert and no attention sees them, nobody reads them, and the bits of the others are what they are without.
-What a recording does not know, it cannot say again: routing with a capacity, relative positions and ranks run as ever.
+What a recording does not know, it cannot say again: routing with a capacity, relative positions and ranks run as ever,
+and so does what a device fails to record.
 """
 
 # T = tokens of a size, A = rows of its attention table, P = pools
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,8 @@ from vlmoe_model.config import ModelConfig
 from vlmoe_model.encoder import Block, Encoder
 from vlmoe_model.packing import POOLS, Packed, Tokens
 from vlmoe_model.routing_mode import DEFAULT
+
+_log = logging.getLogger(__name__)
 
 Play = Callable[[], Tensor]
 # makes a recording of a forward pass
@@ -137,6 +141,7 @@ class Replay:
         self._words = torch.zeros(num_words, dtype=torch.int64, device=device)
         self._x_TD = torch.zeros(largest.tokens, config.dim, device=device)
         self._plays: dict[Size, Play] = {}
+        self._gave_up = False
 
     @classmethod
     def of(
@@ -165,7 +170,10 @@ class Replay:
             self._play(size)
 
     def __call__(self, x_TD: Tensor, packed: Packed) -> Tensor | None:
-        """As the encoder, for tokens on the host; valid until the next call. None: this batch has to run as ever."""
+        """As the encoder, for tokens on the host. None: this batch has to run as ever.
+
+        Valid until the next call, which must not come before the device is done with this one.
+        """
         if packed.mode != DEFAULT or packed.num_tokens > self._sizes[-1].tokens:
             return None
         dtype = self._encoder.row_dtype
@@ -174,18 +182,24 @@ class Replay:
         if size is None:
             return None
         play = self._play(size)
+        if play is None:
+            return None
         layout = Layout(size)
         layout.write(self._written, packed, table)
         self._words[: layout.num_words].copy_(self._on_host[: layout.num_words], non_blocking=True)
         self._x_TD[: len(x_TD)].copy_(x_TD)
         return play()[: len(x_TD)]
 
-    def _play(self, size: Size) -> Play:
-        if size not in self._plays:
+    def _play(self, size: Size) -> Play | None:
+        if size not in self._plays and not self._gave_up:
             # words of another size would be read as indices
             self._words.zero_()
-            self._plays[size] = self._record(partial(self._forward, size))
-        return self._plays[size]
+            try:
+                self._plays[size] = self._record(partial(self._forward, size))
+            except RuntimeError as error:
+                self._gave_up = True
+                _log.warning("launches are not recorded from here on: %s", " ".join(str(error).split()))
+        return self._plays.get(size)
 
     def _forward(self, size: Size) -> Tensor:
         packed = Layout(size).read(self._words)

@@ -155,8 +155,9 @@ def wait_until_ready(server: "subprocess.Popen[str]") -> tuple[str, int]:
     """Where the server listens, once it has said that it is ready."""
     assert server.stdout is not None
     for line in server.stdout:
-        found = re.search(r"ready on http://([^:]+):(\d+)", line)
+        found = re.search(r"ready on http://([^:]+):(\d+).* after (.+) s$", line)
         if found:
+            print(f"the server was ready after {found[3]} s")
             return found[1], int(found[2])
     raise SystemExit("the server did not start")
 

@@ -29,12 +29,15 @@ class EngineCollector(Collector):
     def __init__(self) -> None:
         self._loads: dict[str, ExpertLoad] = {}
         self._memory: dict[str, tuple[int, ...]] = {}
+        self._device: dict[str, int] = {}
         self._experts: dict[str, ExpertMemory] = {}
         self._moves: dict[str, MoveReport] = {}
 
     def add(self, model: str, report: EngineReport) -> None:
         """One report more."""
         self._memory[model] = report.memory_G
+        if report.device_bytes:
+            self._device[model] = report.device_bytes
         if report.experts is not None:
             known = self._experts.get(model)
             self._experts[model] = report.experts if known is None else known.plus(report.experts)
@@ -46,7 +49,13 @@ class EngineCollector(Collector):
 
     def forget(self, model: str) -> None:
         """It is not served any more, alone or, under a joined name, with others."""
-        kept: tuple[dict[str, Any], ...] = (self._loads, self._memory, self._experts, self._moves)
+        kept: tuple[dict[str, Any], ...] = (
+            self._loads,
+            self._memory,
+            self._device,
+            self._experts,
+            self._moves,
+        )
         for each in kept:
             for name in [name for name in each if model in name.split("+")]:
                 del each[name]
@@ -102,7 +111,12 @@ class EngineCollector(Collector):
         for model, memory_G in self._memory.items():
             for rank, num_bytes in enumerate(memory_G):
                 memory.add_metric([model, str(rank)], num_bytes)
-        own = [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory]
+        device = GaugeMetricFamily(
+            "vlmoe_device_memory_bytes", "Memory of a GPU that an engine holds.", labels=["model"]
+        )
+        for model, num_bytes in self._device.items():
+            device.add_metric([model], num_bytes)
+        own = [experts, ranks, layers, busiest, mean, ratio, balance, sent, memory, device]
         return [*own, *self._under_budget(), *self._of_moves()]
 
     def _under_budget(self) -> Iterable[Metric]:

@@ -29,7 +29,7 @@ on_gpu = [
 
 # A recording that is played by running the forward pass again: what lies behind the last token is there all the same.
 ANSWER = """
-import pickle, sys, torch
+import dataclasses, pickle, sys, torch
 from vlmoe_kernels import backend
 from vlmoe_model.replay import Replay
 from vlmoe_model.runner import Runner
@@ -46,7 +46,23 @@ network.replay = Replay.of(
 )
 network.replay._x_TD.fill_(torch.nan)
 played = [runner.run(jobs) for jobs in batches]
-sys.stdout.buffer.write(pickle.dumps((plain, played, len(plays))))
+# counted by the device: of both
+((_, rows, steps),) = network.take_load()
+assert [*network.take_load()] == [(1, [0] * len(rows), 0)]
+counted = []
+network.observe_load(lambda block, sizes, flow: counted.append(sizes))
+for jobs in batches:
+    runner.run([dataclasses.replace(job, explain=True) for job in jobs])
+assert rows == [2 * sum(column) for column in zip(*counted)], (rows, counted)
+assert 0 < steps == 2 * sum(any(sizes) for sizes in counted) < 2 * len(batches), steps
+
+def refuse(forward):
+    raise RuntimeError("no recordings here")
+network.replay = Replay.of(
+    network.encoder, runner.config, backend("triton"), torch.device("cpu"), refuse
+)
+refused = [runner.run(jobs) for jobs in batches]
+sys.stdout.buffer.write(pickle.dumps((plain, played, refused, len(plays))))
 """
 
 
@@ -114,12 +130,13 @@ def test_padding_changes_no_bit(path: Path, batches: list[list[Job]]) -> None:
         env=os.environ | {"TRITON_INTERPRET": "1"},
     )
     assert done.returncode == 0, done.stderr.decode()
-    plain, played, num_recordings = pickle.loads(done.stdout)
+    assert done.stderr.decode().count("launches are not recorded from here on: no recordings here") == 1
+    plain, played, refused, num_recordings = pickle.loads(done.stdout)
     # as many as there are sizes of batches
     assert num_recordings == 3
-    for expected, found in zip(plain, played, strict=True):
-        for one, other in zip(expected, found, strict=True):
-            assert np.array_equal(one, other)
+    for expected, *found in zip(plain, played, refused, strict=True):
+        for one, *others in zip(expected, *found, strict=True):
+            assert all(np.array_equal(one, other) for other in others)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

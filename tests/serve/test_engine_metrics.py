@@ -42,6 +42,14 @@ def test_a_dense_model_has_memory_and_no_experts(metrics: Metrics) -> None:
     assert b"vlmoe_expert_tokens_total{" not in metrics.text()
 
 
+def test_memory_of_a_gpu_is_told_where_there_is_one(metrics: Metrics) -> None:
+    observer = metrics.observer("m")
+    observer.on_report(EngineReport(None, (100,)))
+    assert value(metrics, "device_memory_bytes") is None
+    observer.on_report(EngineReport(None, (100,), device_bytes=700))
+    assert value(metrics, "device_memory_bytes") == 700
+
+
 def test_experts_under_a_budget(metrics: Metrics) -> None:
     observer = metrics.observer("m")
     observer.on_report(EngineReport(None, (100,)))

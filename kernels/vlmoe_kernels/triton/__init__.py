@@ -88,17 +88,28 @@ def routed_ffn(
     """See `ops.RoutingBackend.routed_ffn`."""
     pool = Pool._make(t if t is None else t.detach() for t in _side_by_side(pools))
     num_groups, _, dim = pool.w1.shape
-    rows, dtype = _ffn(pool, norm_eps), pool.w1.dtype
+    rows = _ffn(pool, norm_eps)
     gate = Gate.of(routers, dim, top_k=top_k, by_score=by_score, device=pool.w1.device)
+    return lambda x_TD, plan: rows(x_TD, Routes.of(plan, num_groups)), _Routed(rows, gate, pool.w1.dtype)
 
-    def routed(
-        x_TD: Tensor, pool_T: Tensor, limits: Tensor | None, rounded_TD: Tensor | None = None
+
+class _Routed:
+    """See `ops.RoutedOp`."""
+
+    def __init__(self, rows: Rows, gate: Gate, dtype: torch.dtype) -> None:
+        self._rows, self._gate, self._dtype = rows, gate, dtype
+
+    def __call__(
+        self, x_TD: Tensor, pool_T: Tensor, limits: Tensor | None, rounded_TD: Tensor | None = None, /
     ) -> Tensor:
         x_TD = _with_unit_stride(x_TD)
-        routes = gate(x_TD, pool_T, limits)
-        return rows((x_TD if rounded_TD is None else rounded_TD).to(dtype), routes)
+        routes = self._gate(x_TD, pool_T, limits)
+        return self._rows((x_TD if rounded_TD is None else rounded_TD).to(self._dtype), routes)
 
-    return lambda x_TD, plan: rows(x_TD, Routes.of(plan, num_groups)), routed
+    def take_load(self) -> tuple[list[int], int]:
+        *rows_G, num_calls = self._gate.load.tolist()
+        self._gate.load.zero_()
+        return rows_G, num_calls
 
 
 def add_norm(

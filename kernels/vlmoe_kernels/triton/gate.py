@@ -151,11 +151,15 @@ class Gate:
 
     weight_GD: float32, a row of scores per group; zeros where a pool has no router.
     starts: int32 [pools + 1], the first group of each pool. largest: groups of the largest pool.
+    load: int64 [G + 1], rows that each group has been given so far, and in how many calls routed ones had any.
+    num_routed: groups up to the last pool with a router.
     """
 
     weight_GD: Tensor
     starts: Tensor
     largest: int
+    load: Tensor
+    num_routed: int
     top_k: int
     by_score: bool
 
@@ -165,8 +169,12 @@ class Gate:
     ) -> "Gate":
         """Routers [E, D] of the pools in order, None for a pool of one expert without a router."""
         weights = [torch.zeros(1, dim, device=device) if w is None else w.detach().float() for w in routers]
-        starts = torch.tensor([0, *accumulate(map(len, weights))], dtype=torch.int32).to(device)
-        return cls(torch.cat(weights).contiguous(), starts, max(map(len, weights)), top_k, by_score)
+        ends = [*accumulate(map(len, weights), initial=0)]
+        starts = torch.tensor(ends, dtype=torch.int32).to(device)
+        weight_GD = torch.cat(weights).contiguous()
+        load = torch.zeros(len(weight_GD) + 1, dtype=torch.int64, device=device)
+        routed = [end for end, router in zip(ends[1:], routers, strict=True) if router is not None]
+        return cls(weight_GD, starts, max(map(len, weights)), load, max(routed, default=0), top_k, by_score)
 
     def __call__(self, x_TD: Tensor, pool_T: Tensor, limits: Tensor | None) -> Routes:
         """Route tokens.
@@ -229,8 +237,16 @@ class Gate:
                 **shape,
             )
             groups_TK = kept_TK
+        complete = top_k == 1 and limits is None
         return place(
-            groups_TK, gates_TK, counts, complete=top_k == 1 and limits is None, block_t=BLOCK_T, shape=shape
+            groups_TK,
+            gates_TK,
+            counts,
+            self.load,
+            num_routed=self.num_routed,
+            complete=complete,
+            block_t=BLOCK_T,
+            shape=shape,
         )
 
 

@@ -30,12 +30,14 @@ def tokens_of(tile, num_tokens, BLOCK_T: tl.constexpr):
 def scan_kernel(
     counts_ptr,
     offsets_ptr,
+    load_ptr,
     num_tiles,
+    NUM_ROUTED: tl.constexpr,
     NUM_GROUPS: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    """Counts of each tile to the rows of the tiles before it, in place; and where each group starts."""
+    """Counts of each tile to the rows of the tiles before it, in place; where each group starts; what was counted."""
     g = tl.arange(0, BLOCK_G)
     total = tl.zeros((BLOCK_G,), tl.int32)
     for first in range(0, num_tiles, BLOCK_TILES):
@@ -47,6 +49,9 @@ def scan_kernel(
         total += tl.sum(counts, 0)
     tl.store(offsets_ptr + g + 1, tl.cumsum(total, 0), mask=g < NUM_GROUPS)
     tl.store(offsets_ptr, 0)
+    tl.store(load_ptr + g, tl.load(load_ptr + g, mask=g < NUM_GROUPS, other=0) + total, mask=g < NUM_GROUPS)
+    has_rows = (tl.sum(tl.where(g < NUM_ROUTED, total, 0), 0) > 0).to(tl.int64)
+    tl.store(load_ptr + NUM_GROUPS, tl.load(load_ptr + NUM_GROUPS) + has_rows)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -90,7 +95,9 @@ def place(
     groups_TK: Tensor,
     gates_TK: Tensor,
     counts: Tensor,
+    load: Tensor,
     *,
+    num_routed: int,
     complete: bool,
     block_t: int,
     shape: Mapping[str, int | bool],
@@ -101,6 +108,8 @@ def place(
         groups_TK: int32, the group of each choice, or -1.
         gates_TK: float32.
         counts: int32 [tiles, G], rows of each tile of tokens; overwritten.
+        load: int64 [G + 1]; the rows of each group are added to it, and 1 behind them if routed groups have any.
+        num_routed: groups that somebody chooses; they are the first ones.
         complete: every token has exactly one row.
         block_t: tokens of a tile.
         shape: what all launches have in common.
@@ -110,7 +119,9 @@ def place(
     order_R = torch.empty(num_tokens * top_k, dtype=torch.int64, device=device)
     slots_TK = torch.empty(num_tokens, top_k, dtype=torch.int64, device=device)
     gates_R = torch.empty(num_tokens * top_k, dtype=torch.float32, device=device)
-    scan_kernel[(1,)](counts, offsets, num_tiles, BLOCK_TILES=BLOCK_TILES, **shape)
+    scan_kernel[(1,)](
+        counts, offsets, load, num_tiles, NUM_ROUTED=num_routed, BLOCK_TILES=BLOCK_TILES, **shape
+    )
     if num_tokens:
         place_kernel[(num_tiles,)](
             groups_TK,

@@ -64,7 +64,7 @@ class FamilyEngine:
         for load in loads[1:]:
             if total is not None and total.is_like(load):
                 total = total.plus(load)
-        return EngineReport(total, reports[0].memory_G)
+        return EngineReport(total, reports[0].memory_G, device_bytes=reports[0].device_bytes)
 
     def warmed_up(self) -> None:
         """Told to every member."""

@@ -35,6 +35,24 @@ class ExpertMeter:
         """One layer. counts: of each routed group, or on several ranks [X, W] with `flow_XWW`, where they went."""
         self._seen.append((self._place[block], counts, flow_XWW))
 
+    def add(self, block: int, counts: Sequence[int], num_steps: int) -> None:
+        """One layer on one rank, over some steps that a device has counted by itself."""
+        num_rows, total = sum(counts), self._total
+        total.tokens_LX[self._place[block]] += np.array(counts, np.int64)
+        self._total = ExpertLoad(
+            total.layers,
+            total.pools,
+            total.tokens_LX,
+            total.rank_tokens_G + num_rows,
+            total.num_layers + num_steps,
+            total.busiest + num_rows,
+            total.mean + num_rows,
+            # the only rank is the busiest, and the mean one
+            total.ratio + num_steps,
+            total.balance + num_steps,
+            total.all_to_all_bytes,
+        )
+
     def end_step(self) -> None:
         """A batch is done."""
         seen, self._seen = self._seen, []

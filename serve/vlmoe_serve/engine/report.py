@@ -120,10 +120,11 @@ class EngineReport:
     """What an engine has done since its last report.
 
     load: None where no mixture is watched. memory_G: resident bytes of each rank, now. experts: None where there is no
-    budget for them.
+    budget for them. device_bytes: of a GPU's memory, held by this engine, now; 0 on CPU.
     """
 
     load: ExpertLoad | None
     memory_G: tuple[int, ...]
     experts: ExpertMemory | None = None
     moves: MoveReport = field(default_factory=MoveReport)
+    device_bytes: int = 0

@@ -25,7 +25,7 @@ from vlmoe_serve.engine.expert_shares import sizes_of
 from vlmoe_serve.engine.meter import ExpertMeter, resident_bytes
 from vlmoe_serve.engine.nodes import remote
 from vlmoe_serve.engine.passes import run_apart
-from vlmoe_serve.engine.report import EngineReport, ExpertMemory, MoveReport
+from vlmoe_serve.engine.report import EngineReport, ExpertLoad, ExpertMemory, MoveReport
 from vlmoe_serve.engine.threads import leave_a_core
 from vlmoe_serve.engine.tracing import RoutingTracer, trace_meta
 from vlmoe_serve.engine.warm_up import warm_up_batches
@@ -81,10 +81,21 @@ class TorchEngine:
     def report(self) -> EngineReport:
         """Load of experts and ranks, and memory."""
         memory = (resident_bytes(),) if isinstance(self._runner, Runner) else self._runner.memory_G
-        load = None if self._meter is None else self._meter.take()
+        load = self._take_load()
         rebalancer = None if isinstance(self._runner, Runner) else self._runner.rebalancer
         moves = MoveReport() if rebalancer is None else rebalancer.take()
-        return EngineReport(load, memory, self._expert_memory(), moves)
+        return EngineReport(load, memory, self._expert_memory(), moves, self._device_bytes())
+
+    def _take_load(self) -> ExpertLoad | None:
+        if self._meter is None:
+            return None
+        if isinstance(self._runner, Runner):
+            for layer in self._runner.network.take_load():
+                self._meter.add(*layer)
+        return self._meter.take()
+
+    def _device_bytes(self) -> int:
+        return torch.cuda.memory_reserved() if self._runner.device == "cuda" else 0
 
     def _expert_memory(self) -> ExpertMemory | None:
         taken = self._runner.take_expert_memory() if isinstance(self._runner, Runner) else None
@@ -93,10 +104,10 @@ class TorchEngine:
     def warmed_up(self) -> None:
         """Record and count from here on."""
         self._is_warm = True
-        if self._meter is not None:
-            self._meter.take()
-            if isinstance(self._runner, ranks.Ranks) and self._runner.rebalancer is not None:
-                self._meter.on_step = self._runner.rebalancer.saw
+        self._take_load()
+        rebalancer = self._runner.rebalancer if isinstance(self._runner, ranks.Ranks) else None
+        if self._meter is not None and rebalancer is not None:
+            self._meter.on_step = rebalancer.saw
         self._expert_memory()
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ INDICES = {
     "slots_ptr": "*i64",
     "tiles_ptr": "*i64",
     "pool_of_token_ptr": "*i64",
+    "load_ptr": "*i64",
     "offsets_ptr": "*i32",
     "starts_ptr": "*i32",
     "groups_ptr": "*i32",
@@ -87,7 +88,12 @@ def routing_cases(num_groups: int) -> Iterator[tuple[str, Case]]:
     yield f"claim {num_groups}", Case(gate.claim_kernel, tokens | {"BY_SCORE": True}, num_warps, 1)
     yield (
         f"scan {num_groups}",
-        Case(places.scan_kernel, groups | {"BLOCK_TILES": places.BLOCK_TILES}, num_warps, 1),
+        Case(
+            places.scan_kernel,
+            groups | {"NUM_ROUTED": num_groups - 1, "BLOCK_TILES": places.BLOCK_TILES},
+            num_warps,
+            1,
+        ),
     )
     yield f"place {num_groups}", Case(places.place_kernel, tokens, num_warps, 1)
 

@@ -37,6 +37,19 @@ def test_one_rank_counts_what_experts_get() -> None:
     assert meter.take().tokens_LX.sum() == 0
 
 
+def test_what_a_device_has_counted_counts_like_its_steps() -> None:
+    by_step, at_once = (ExpertMeter(CONFIG, 1, 16) for _ in range(2))
+    for counts in ((1, 2, 3, 0), (0, 0, 0, 4)):
+        by_step.observe(2, counts, None)
+        by_step.end_step()
+    at_once.add(2, (1, 2, 3, 4), 2)
+    expected, found = by_step.take(), at_once.take()
+    assert found.tokens_LX.tolist() == expected.tokens_LX.tolist()
+    assert found.rank_tokens_G.tolist() == expected.rank_tokens_G.tolist()
+    for name in ("num_layers", "busiest", "mean", "ratio", "balance", "all_to_all_bytes"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
 def test_several_ranks_are_compared_layer_by_layer() -> None:
     meter = ExpertMeter(CONFIG, 2, 16)
     counts = np.array([[4, 0], [1, 3], [0, 0], [0, 0]])

@@ -257,3 +257,49 @@ def test_a_gpu_whose_context_is_lost_shows_at_the_next_beat(checkpoint: Path) ->
     )
     assert done.stdout.startswith("lost: ")
     assert done.stdout.endswith("it says so\n")
+
+
+ASK_FOR_TOO_MUCH = """
+import sys
+from pathlib import Path
+import torch
+from vlmoe_serve.engine.base import EngineOptions
+from vlmoe_serve.engine.torch_engine import load
+engine = load(EngineOptions(Path(sys.argv[1]), device="cuda", dtype="fp32"))
+jobs = [*engine.warm_up_batches()[0]]
+before = engine.run(jobs)
+total = torch.cuda.get_device_properties(0).total_memory
+torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (8 << 20)) / total)
+try:
+    engine.run(jobs * 20000)
+except torch.OutOfMemoryError:
+    print("too much")
+engine.beat()
+print(all((a == b).all() for a, b in zip(before, engine.run(jobs), strict=True)))
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_batch_beyond_the_memory_of_a_gpu_fails_alone(checkpoint: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_TOO_MUCH, str(checkpoint)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "too much\nTrue\n", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_reports_the_load_of_experts_as_the_cpu_does(checkpoint: Path) -> None:
+    loads = []
+    for device in ("cuda", "cpu"):
+        engine = load(EngineOptions(checkpoint, device=device, dtype="fp32", threads=1))
+        engine.run(engine.warm_up_batches()[0])
+        engine.warmed_up()
+        for jobs in engine.warm_up_batches():
+            engine.run(jobs)
+        report = engine.report()
+        assert report.load is not None
+        assert (report.device_bytes > 0) == (device == "cuda")
+        loads.append((report.load.tokens_LX.tolist(), report.load.num_layers, report.load.ratio))
+    assert loads[0] == loads[1]
