@@ -84,6 +84,8 @@ class ExpertParallel:
         self._split = split
         self.observe: Observe | None = None
         self.combine: Combine = combine_pieces
+        # of this rank; what else it computes in a step may be done with those of ranks that have nothing to do then
+        self._threads = torch.get_num_threads()
         self.take(shares)
 
     def take(self, shares: Shares) -> None:
@@ -130,9 +132,14 @@ class ExpertParallel:
             _plan_of(_regrouped(come_LW.T), come_LW.sum(axis=1)),
             _as_they_left(plan, leaving_R),
         )
-        if isinstance(experts, PiecewiseOp):
-            return self._where_they_lie(x_TD, move, experts)
-        return self._gathered(x_TD, move, experts)
+        lent = torch.get_num_threads()
+        torch.set_num_threads(min(lent, self._threads))
+        try:
+            if isinstance(experts, PiecewiseOp):
+                return self._where_they_lie(x_TD, move, experts)
+            return self._gathered(x_TD, move, experts)
+        finally:
+            torch.set_num_threads(lent)
 
     def _gathered(self, x_TD: Tensor, move: "_Move", experts: GroupedOp) -> Tensor:
         received = self._group.exchange_rows(x_TD, move.send, move.receive, move.order_R)

@@ -15,6 +15,7 @@ from vlmoe_serve.engine.layer_moves import layer_moves
 from vlmoe_serve.engine.loading import load_share
 from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.protocol import FromRank, Jobs, LoadFailed, Ping, Pong, RankDone, ToRank
+from vlmoe_serve.engine.threads import lent_threads
 from vlmoe_serve.engine.tracing import rows_of
 from vlmoe_serve.placement.trace_format import Rows
 
@@ -64,6 +65,7 @@ def _run(runner: Runner, asked: Jobs, rank: int) -> RankDone:
     def observe(packed: Packed, log: Sequence[Routing]) -> None:
         rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
 
-    outputs = runner.run(asked.jobs, observe if asked.traced else None)
+    with lent_threads(asked.threads):
+        outputs = runner.run(asked.jobs, observe if asked.traced else None)
     blocks = tuple(output.tobytes() for output in outputs)
     return RankDone(blocks, resident_bytes(), rows[0] if rows else None)

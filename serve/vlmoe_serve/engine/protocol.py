@@ -101,7 +101,8 @@ class LoadFailed:
 class Batch(NamedTuple):
     """Run these jobs, whose arrays lie in arena number `arena`, of which `arena_bytes` are in use.
 
-    Between ranks: traced: whether to tell what the routers chose. orders: what to do with experts first.
+    Between ranks: traced: whether to tell what the routers chose. orders: what to do with experts first. threads: to
+    compute with where no other rank does; 0 for its own.
     """
 
     id: int
@@ -110,18 +111,21 @@ class Batch(NamedTuple):
     jobs: tuple[JobRef, ...]
     traced: bool = False
     orders: Orders | None = None
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
     """For a rank, from wherever its arrays came: run these.
 
-    traced: whether to tell what the routers chose. orders: what to do with experts first.
+    traced: whether to tell what the routers chose. orders: what to do with experts first. threads: to compute with
+    where no other rank does; 0 for its own.
     """
 
     jobs: tuple[Job, ...]
     traced: bool = False
     orders: Orders | None = None
+    threads: int = 0
 
 
 class BatchDone(NamedTuple):

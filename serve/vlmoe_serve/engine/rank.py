@@ -32,7 +32,7 @@ class LocalBoss:
         asked = protocol.receive(self._socket)
         if isinstance(asked, Batch):
             jobs = tuple(self._arena.read(asked.jobs, asked.arena_bytes))
-            return Jobs(jobs, asked.traced, asked.orders)
+            return Jobs(jobs, asked.traced, asked.orders, asked.threads)
         return cast(ToRank, asked)
 
     def tell(self, message: FromRank) -> None:

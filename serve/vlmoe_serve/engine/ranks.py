@@ -41,6 +41,7 @@ from vlmoe_serve.engine.orders import MoveState, Orders
 from vlmoe_serve.engine.planning import Planning
 from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, LoadFailed, Ping, Pong, RankDone, ToRank
 from vlmoe_serve.engine.rebalancer import Rebalancer
+from vlmoe_serve.engine.threads import lent_threads
 from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
 from vlmoe_serve.placement.trace_format import Rows
@@ -48,6 +49,8 @@ from vlmoe_serve.placement.trace_format import Rows
 _RANK = "vlmoe_serve.engine.rank"
 # of silence, after which the log names the rank; to end it is for the watchdog in front
 _LONG_S = 10.0
+# operations of a dense block, half a millisecond of a thread: for less, waking another takes too long
+_WORTH_LENDING = 1e8
 
 
 class Channel(Protocol):
@@ -88,9 +91,9 @@ class OtherRank:
         assert isinstance(answer, RankDone), answer
         self.memory_bytes = answer.memory_bytes
 
-    def send(self, jobs: Sequence[Job], *, traced: bool = False, orders: Orders | None = None) -> None:
-        """Hand it its part of a batch. traced: it is to tell what its routers choose. orders: to obey first."""
-        self._channel.tell(Jobs(tuple(jobs), traced, orders))
+    def send(self, jobs: Jobs) -> None:
+        """Hand it its part of a batch."""
+        self._channel.tell(jobs)
 
     def done(self) -> tuple[list[npt.NDArray[np.float32]], Rows | None]:
         """What it made of the part it was sent last, and what its routers chose."""
@@ -132,7 +135,9 @@ class LocalChannel:
         """See `Channel`."""
         if isinstance(message, Jobs):
             refs, size = self.arena.write(message.jobs)
-            self._socket.sendall(protocol.frame(Batch(0, 0, size, refs, message.traced, message.orders)))
+            self._socket.sendall(
+                protocol.frame(Batch(0, 0, size, refs, message.traced, message.orders, message.threads))
+            )
         else:
             self._socket.sendall(protocol.frame(message))
 
@@ -182,11 +187,19 @@ class Ranks:
         self,
         runner: Runner,
         others: Sequence[OtherRank],
+        options: EngineOptions,
         moves: LayerMoves | None = None,
         rebalancer: Rebalancer | None = None,
     ) -> None:
         self._runner = runner
         self._others = others
+        # bits of other kernels than ours may depend on the number of threads
+        import os
+
+        self._threads = (
+            options.threads if runner.backend == "cpu_native" and not os.environ.get("VLMOE_NOLEND") else 0
+        )
+        self._per_node = options.local_ranks
         self._moves = moves
         self.rebalancer = rebalancer
         self.num_ranks = 1 + len(others)
@@ -208,11 +221,13 @@ class Ranks:
 
         try:
             orders = self._orders()
-            for other, share in zip(self._others, shares[1:], strict=True):
-                other.send([jobs[i] for i in share], traced=tracer is not None, orders=orders)
+            threads = self._threads_of(jobs, shares)
+            for other, share, num in zip(self._others, shares[1:], threads[1:], strict=True):
+                other.send(Jobs(tuple(jobs[i] for i in share), tracer is not None, orders, num))
             if self._moves is not None and orders is not None:
                 self._moves.obey(orders)
-            mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
+            with lent_threads(threads[0]):
+                mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
             done = [(mine, rows[0] if rows else None), *(other.done() for other in self._others)]
         except Exception as error:
             raise SystemExit(f"the ranks have to start again: {type(error).__name__}: {error}") from error
@@ -223,6 +238,16 @@ class Ranks:
             for index, output in zip(share, outputs, strict=True):
                 results[index] = output
         return results
+
+    def _threads_of(self, jobs: Sequence[Job], shares: Sequence[Sequence[int]]) -> list[int]:
+        """Of each rank, outside of mixtures; 0 for its own."""
+        if all(shares) or not self._threads:
+            return [0] * len(shares)
+        work = [Work.of(jobs[index], self.config.patch_size).tokens for share in shares for index in share]
+        dim = self.config.dim
+        if sum(work) * (8 * dim**2 + 4 * dim * self.config.ffn_dim) < _WORTH_LENDING:
+            return [0] * len(shares)
+        return threads_of([len(share) for share in shares], self._threads, self._per_node)
 
     def _orders(self) -> Orders | None:
         if self.rebalancer is None or self._moves is None:
@@ -271,7 +296,7 @@ def check_options(options: EngineOptions) -> None:
 
 def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]) -> Ranks:
     """All ranks, loaded, wherever the others are."""
-    return Ranks(runner, others, layer_moves(runner, options), _rebalancer(options, runner))
+    return Ranks(runner, others, options, layer_moves(runner, options), _rebalancer(options, runner))
 
 
 def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
@@ -279,6 +304,22 @@ def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
         return None
     costs = costs_for(options, runner.config)
     return Rebalancer(options.placement, costs, options.rebalance, Planning())
+
+
+def threads_of(num_jobs: Sequence[int], threads: int, per_node: int) -> list[int]:
+    """Threads of each rank outside of mixtures: those of a host's idle ranks go to the ones that have sequences.
+
+    Args:
+        num_jobs: of each rank.
+        threads: of a rank.
+        per_node: ranks that share a host, one after the other.
+    """
+    found: list[int] = []
+    for first in range(0, len(num_jobs), per_node):
+        here = num_jobs[first : first + per_node]
+        busy = sum(num > 0 for num in here)
+        found += [threads * len(here) // busy if num else threads for num in here]
+    return found
 
 
 def share_out(jobs: Sequence[Job], num_ranks: int, config: ModelConfig) -> list[list[int]]:

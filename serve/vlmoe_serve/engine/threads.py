@@ -1,4 +1,4 @@
-"""How many threads compute, where nobody said: all cores, or all but one.
+"""How many threads compute: where nobody said all cores, or all but one, and those of idle ranks meanwhile.
 
 The front decodes pictures and speaks HTTP; an engine on every core competes with it for each of them, and every
 parallel region of a forward then waits for the thread that lost. The last core is worth it where the network is large.
@@ -6,7 +6,8 @@ parallel region of a forward then waits for the thread that lost. The last core 
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,6 +16,17 @@ _WORTH = 1.25
 _REPEATS = 3
 # A batch that takes as long as this keeps a core busy enough for any number of threads, and is not run six times.
 _LONG_S = 0.3
+
+
+@contextmanager
+def lent_threads(num: int) -> Iterator[None]:
+    """Compute with so many threads meanwhile; 0 for as many as ever."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(num or own)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
 
 
 def leave_a_core(run: Callable[[], object], threads: int) -> int:

@@ -84,30 +84,32 @@ class Machine:
 # by bytes of an expert's weight: how long its products, and those of everything else, take over bf16
 _TIMES_BF16 = {1: (0.6, 1.0), 2: (1.0, 1.0), 4: (2.0, 2.0)}
 
-# `vlmoe plan --measure` for BASE; one thread. Between hosts: 10 Gbit/s Ethernet by its name, not measured.
+# As `vlmoe plan --measure` found them for BASE in bf16 on 22 November 2026, but for what is known by its name alone: links
+# between hosts (10 Gbit/s Ethernet; on GPUs a fifth of NVLink), and of the GPU, of which there was one, NVLink and the
+# speed of its memory, which the kernels' start hid.
 CPU = Machine(
     name="one thread of an AMD EPYC with AVX-512",
-    flops=200_000.0,
-    dense_flops=200_000.0,
-    weight_bytes=28_000.0,
-    near_bytes=2_700.0,
+    flops=233_000.0,
+    dense_flops=180_000.0,
+    weight_bytes=28_900.0,
+    near_bytes=3_900.0,
     far_bytes=1_250.0,
-    move_bytes=1_000.0,
-    start_us=40.0,
+    move_bytes=4_000.0,
+    start_us=70.0,
     dense_layer_us=0.0,
     # all ranks of a host share its memory
     ranks_per_node=1 << 16,
 )
 GPU = Machine(
-    name="GPUs of the H100 class by the data sheet",
-    flops=393_216_000.0,
-    dense_flops=393_216_000.0,
-    weight_bytes=7_870_720.0,
+    name="an NVIDIA H100, its links and memory by the data sheet",
+    flops=370_000_000.0,
+    dense_flops=186_000_000.0,
+    weight_bytes=3_350_000.0,
     near_bytes=320_000.0,
     far_bytes=64_000.0,
-    move_bytes=25_000.0,
-    start_us=0.0,
-    dense_layer_us=2.4,
+    move_bytes=10_000.0,
+    start_us=110.0,
+    dense_layer_us=1250.0,
     ranks_per_node=4,
 )
 _OF_DEVICE = {"cpu": CPU, "cuda": GPU}

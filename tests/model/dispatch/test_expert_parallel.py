@@ -197,6 +197,46 @@ def test_a_model_over_ranks_answers_with_the_bits_of_one(
     assert results[-1] == []
 
 
+@pytest.mark.skipif(
+    CPU != "cpu_native", reason="of other kernels the bits may depend on the number of threads"
+)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_threads_that_are_lent_are_not_for_experts_and_change_no_bit(
+    in_group,
+    config: ModelConfig,
+    build_network: Callable[..., VLMoE],
+    saved: Callable[..., Path],
+    mixed_jobs: Callable[[ModelConfig], list[Job]],
+    dtype: str,
+) -> None:
+    path = saved(state=build_network(config).state_dict(), config=config)
+    jobs = mixed_jobs(config)
+    expected = Runner.load(path, dtype=dtype, threads=1).run(jobs)
+
+    def work(group: Group) -> list[np.ndarray]:
+        before = torch.get_num_threads()
+        runner = Runner.load(path, dtype=dtype, threads=1, group=group)
+        layer = runner.mixture(config.moe_blocks[0])
+        op, seen = layer.op, []
+
+        def watched(x_TD: torch.Tensor, plan: object) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return op(x_TD, plan)
+
+        layer.op = watched
+        torch.set_num_threads(2 if group.rank == 0 else 1)
+        try:
+            answers = runner.run(jobs if group.rank == 0 else [])
+            assert seen == [1]
+            assert torch.get_num_threads() == (2 if group.rank == 0 else 1)
+        finally:
+            torch.set_num_threads(before)
+        return answers
+
+    for answer, whole in zip(in_group(2, work)[0], expected, strict=True):
+        assert np.array_equal(answer, whole)
+
+
 OVER_TWO_RANKS = """
 import os, pickle, sys
 from vlmoe_kernels.collectives.shared_memory import SharedMemoryGroup, make_descriptors

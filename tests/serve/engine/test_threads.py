@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from vlmoe_serve.engine.threads import leave_a_core
+from vlmoe_serve.engine.threads import leave_a_core, lent_threads
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,15 @@ def test_a_long_batch_is_not_run_again_and_again():
     run, runs = forward({1: 0.5, 2: 0.31})
     assert leave_a_core(run, 2) == 2
     assert len(runs) == 3
+
+
+def test_lent_threads_are_given_back() -> None:
+    torch.set_num_threads(1)
+    with lent_threads(3):
+        assert torch.get_num_threads() == 3
+        with lent_threads(0):
+            assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 1
+    with pytest.raises(RuntimeError, match="lost"), lent_threads(2):
+        raise RuntimeError("lost")
+    assert torch.get_num_threads() == 1

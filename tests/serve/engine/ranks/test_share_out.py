@@ -1,6 +1,6 @@
 """Which sequences are whose."""
 
-from vlmoe_serve.engine.ranks import share_out
+from vlmoe_serve.engine.ranks import share_out, threads_of
 
 from ..tiny import CONFIG, jobs
 
@@ -21,3 +21,12 @@ def test_sequences_are_shared_out_by_their_tokens() -> None:
         assert max(loads) - min(loads) <= max(tokens)
     assert share_out(work[:1], 3, CONFIG) == [[0], [], []]
     assert share_out([], 2, CONFIG) == [[], []]
+
+
+def test_threads_of_idle_ranks_go_to_those_of_their_host_that_have_sequences() -> None:
+    assert threads_of([3, 0], 1, 2) == [2, 1]
+    assert threads_of([1, 0, 0, 0], 2, 4) == [8, 2, 2, 2]
+    assert threads_of([1, 1, 1, 0], 1, 4) == [1, 1, 1, 1]
+    assert threads_of([2, 2], 3, 2) == [3, 3]
+    # what another host has to spare is of no use
+    assert threads_of([1, 1, 0, 0, 1, 0], 2, 2) == [2, 2, 2, 2, 4, 2]
