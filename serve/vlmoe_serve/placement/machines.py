@@ -84,9 +84,9 @@ class Machine:
 # by bytes of an expert's weight: how long its products, and those of everything else, take over bf16
 _TIMES_BF16 = {1: (0.6, 1.0), 2: (1.0, 1.0), 4: (2.0, 2.0)}
 
-# As `vlmoe plan --measure` found them for BASE in bf16 on 22 November 2026, but for what is known by its name alone: links
-# between hosts (10 Gbit/s Ethernet; on GPUs a fifth of NVLink), and of the GPU, of which there was one, NVLink and the
-# speed of its memory, which the kernels' start hid.
+# As `vlmoe plan --measure` found them for BASE in bf16 on 22 November 2026, but for what is known by its name alone:
+# links between hosts (10 Gbit/s Ethernet; on GPUs a fifth of NVLink), and of the GPU, of which there was one, NVLink
+# and the speed of its memory, which the start of the kernels hid.
 CPU = Machine(
     name="one thread of an AMD EPYC with AVX-512",
     flops=233_000.0,
