@@ -93,9 +93,22 @@ def why_not_triton() -> str:
         reason = "" if os.environ.get("TRITON_INTERPRET") == "1" else "torch sees no GPU"
     elif torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0):
         reason = "this GPU is older than compute capability 8.0"
+    else:
+        reason = _driver_fault()
     if reason:
         _log.warning("the GPU kernels in Triton are not used: %s; plain torch runs instead", reason)
     return reason
+
+
+def _driver_fault() -> str:
+    """What keeps Triton from launching anything, or nothing: it builds its way to the driver with a C compiler."""
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_target()
+    except Exception as error:
+        return f"Triton cannot reach the GPU ({' '.join(str(error).split())})"
+    return ""
 
 
 def why_not_vllm() -> str:

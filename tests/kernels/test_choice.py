@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vlmoe_kernels import choice
 from vlmoe_kernels.choice import (
     choose_backend,
     choose_learning_backend,
@@ -71,6 +72,7 @@ def test_what_was_asked_for_is_taken_or_refused() -> None:
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(choice, "_driver_fault", lambda: "")
 
 
 @pytest.mark.usefixtures("a_gpu")
@@ -79,12 +81,14 @@ def test_a_gpu_gets_the_kernels_in_triton() -> None:
 
 
 @pytest.mark.usefixtures("a_gpu")
-@pytest.mark.parametrize("missing", ["triton", "capability"])
+@pytest.mark.parametrize("missing", ["triton", "capability", "compiler"])
 def test_without_triton_plain_torch_takes_over_and_that_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str
 ) -> None:
     if missing == "triton":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    elif missing == "compiler":
+        monkeypatch.setattr(choice, "_driver_fault", lambda: "Triton cannot reach the GPU (no C compiler)")
     else:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert [choose_backend("auto", "cuda") for _ in range(3)] == ["eager"] * 3
@@ -93,6 +97,11 @@ def test_without_triton_plain_torch_takes_over_and_that_is_said_once(
     assert record.message.startswith("the GPU kernels in Triton are not used: ")
     with pytest.raises(ValueError, match=r"^backend triton was asked for, but "):
         choose_backend("triton", "cuda")
+
+
+def test_tritons_driver_is_there_where_a_gpu_is() -> None:
+    fault = choice._driver_fault()
+    assert fault == "" if torch.cuda.is_available() else fault.startswith("Triton cannot reach the GPU (")
 
 
 def test_the_kernels_in_triton_are_for_gpus_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
