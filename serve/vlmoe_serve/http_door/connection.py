@@ -34,6 +34,9 @@ from vlmoe_serve.http_door.turnstile import Refusal, Turnstile
 _MAX_URL = 8192
 _MAX_HEAD = 65_536
 _MAX_HEADERS = 100
+# Requests that wait for the answers to those before them: so many are read, and more than so many end the connection,
+# without a word, because the next answer would be taken for that of the first who waits.
+_FEW_WAITING, _MAX_WAITING = 16, 256
 # What a caller does not take off the socket for this long ends the connection, and frees the answer that waits for it.
 _UNTAKEN_MS = 60_000
 
@@ -129,6 +132,8 @@ class Connection(HttpToolsProtocol):
         refusal = self._turned_away()
         if refusal is None:
             super().on_headers_complete()
+            if len(self.pipeline) > _MAX_WAITING:
+                self._fail(BadRequest("too many requests wait on one connection", code="too_many_waiting"))
         else:
             self._skipping = True
             self._joined.send(self._answer(refusal.error, refusal.request_id))
@@ -147,11 +152,24 @@ class Connection(HttpToolsProtocol):
         else:
             super().on_message_complete()
         # a large body stops the reading, and a connection that is not read from does not tell that it has ended
-        self.flow.resume_reading()
+        if len(self.pipeline) < _FEW_WAITING:
+            self.flow.resume_reading()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, True
+
+    def on_response_complete(self) -> None:
+        """An answer has been given; the next one's turn."""
+        super().on_response_complete()
+        if len(self.pipeline) >= _FEW_WAITING:
+            self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed, or was stopped while it was."""
+        if len(self.pipeline) > _MAX_WAITING:
+            self._stop_timer()
+            self.limits.on_refusal("too_many_waiting")
+            self.pipeline.clear()
+            self.transport.abort()
+            return
         self._refuse(self._refusal or BadRequest("this is not HTTP/1.1", code="malformed_request"))
 
     def _fail(self, error: ServeError) -> None:
@@ -162,6 +180,9 @@ class Connection(HttpToolsProtocol):
     def _turned_away(self) -> Refusal | None:
         answering = self.cycle is not None and not self.cycle.response_complete
         if self.limits.turnstile is None or answering or self.expect_100_continue:
+            return None
+        # who does not take the answers off the socket waits for their next one as everybody does
+        if self.flow.write_paused:
             return None
         if not self.parser.should_keep_alive() or self.parser.should_upgrade():
             return None

@@ -1,6 +1,7 @@
 """The connection's limits, over real sockets, in front of an app that answers everything."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 
@@ -139,6 +140,47 @@ def test_an_answer_that_takes_long_is_not_cut_by_the_next_head():
         assert (await answered(reader))[0] == 200
 
     talking(talk, ConnectionLimits(head_s=0.1), slow)
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_their_order():
+    async def talk(connect, refused):
+        reader, writer = await connect()
+        for size in range(100):
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"a" * size)
+        assert [(await answered(reader))[1] for _ in range(100)] == [b"%d" % size for size in range(100)]
+        assert refused == []
+
+    talking(talk, ConnectionLimits())
+
+
+def test_more_than_anybody_sends_ahead_ends_the_connection_and_no_other():
+    begun, go = [], asyncio.Event()
+
+    async def waiting(scope, receive, send):
+        begun.append(1)
+        await go.wait()
+        await echo(scope, receive, send)
+
+    async def talk(connect, refused):
+        reader, writer = await connect()
+        # in pieces: only so many are read while others wait
+        with contextlib.suppress(ConnectionError):
+            for _ in range(40):
+                writer.write(GET * 10)
+                await writer.drain()
+                await asyncio.sleep(0.002)
+            writer.write(GET * 2000)
+            await writer.drain()
+        other, more = await connect()
+        more.write(GET)
+        go.set()
+        assert (await answered(other))[0] == 200
+        with contextlib.suppress(ConnectionError):
+            assert len(await reader.read()) < 100_000
+        assert refused == ["too_many_waiting"]
+        assert len(begun) < 400
+
+    talking(talk, ConnectionLimits(), waiting)
 
 
 def test_connections_over_the_limit_are_told_when_to_come_back():
