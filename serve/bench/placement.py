@@ -18,6 +18,7 @@ from bars import bars, page
 
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.evaluate import EVALUATION_ONLY, Question, evaluate
+from vlmoe_serve.placement.machines import DEVICES, costs_on
 from vlmoe_serve.placement.policies import POLICIES, default_slots
 from vlmoe_serve.placement.policies.eplb_vllm import is_installed
 from vlmoe_serve.placement.synthetic import Synthetic, synthetic_load
@@ -47,7 +48,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                     Question(
                         num_ranks=ranks,
                         slots_per_rank=default_slots(load.pools, ranks),
-                        costs=Costs(),
+                        costs=Costs() if args.device is None else costs_on(args.device, None),
                         policies=args.policies,
                         seeds=(seed,),
                         threads=args.threads,
@@ -120,6 +121,7 @@ def main() -> None:
     policies = [name for name in (*POLICIES, *EVALUATION_ONLY) if name != "eplb_vllm" or is_installed()]
     parser.add_argument("--policies", nargs="+", choices=policies, default=policies)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=DEVICES, help="constants measured there, not the data sheet's")
     parser.add_argument("--steps", type=int, default=576)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

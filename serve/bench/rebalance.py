@@ -2,11 +2,11 @@
 
     .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 20] [--phases 4] [--images 8]
 
-Two ranks of one thread, each kept on a core of its own; random weights. In every phase all pictures are variants of a
-few others, so that other experts are hot; one phase is load that does not drift. Batches follow each other without a
-gap. The ways take turns of two seconds, so that a machine that is now faster and now slower is so for all, and stand
-still (SIGSTOP) between their turns, so that what one does beside its work is paid for by nobody else; their times to
-wait are stretched by as much.
+Two ranks of one thread, each kept on a core of its own (not so with --anywhere); random weights. In every phase all
+pictures are variants of a few others, so that other experts are hot; one phase is load that does not drift. Batches
+follow each other without a gap. The ways take turns of two seconds, so that a machine that is now faster and now slower
+is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid for by
+nobody else; their times to wait are stretched by as much.
 `again` is `stay` once more: what it differs by is noise. Prints for each way and phase images a second, the median and
 the longest batch, how uneven the ranks were, and what moved; then the throughput over that of `stay`.
 """
@@ -133,7 +133,8 @@ async def measure(path: Path, args: argparse.Namespace) -> None:
     for way in ways:
         await way.engine.start()
         assert way.engine.pid is not None
-        stay_on_own_cores(way.engine.pid)
+        if not args.anywhere:
+            stay_on_own_cores(way.engine.pid)
         way.signal(signal.SIGSTOP)
     try:
         head = open_directory(path).config.heads[0]
@@ -168,6 +169,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--interval-s", type=float, default=2.0, help="between plans")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument(
+        "--anywhere", action="store_true", help="ranks run where Linux puts them, as in a server"
+    )
     parser.add_argument("--timeline", action="store_true", help="print the time of every batch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

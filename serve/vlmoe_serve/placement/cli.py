@@ -133,7 +133,11 @@ def _measured(args: argparse.Namespace, costs: Costs) -> int:
 
 def _capacity(args: argparse.Namespace, load: Load, costs: Costs) -> int:
     if args.mix:
-        load = with_mix(load, dict(args.mix))
+        try:
+            load = with_mix(load, dict(args.mix))
+        except ValueError as error:
+            print(f"vlmoe plan: --mix: {error} of {args.trace}", file=sys.stderr)
+            return 1
     found = offers(load, costs, rate=args.rate, p99_ms=args.p99_ms, memory_mb=args.memory_mb)
     if args.json is not None:
         args.json.write_text(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -120,6 +121,20 @@ def test_the_mix_of_requests_decides_how_many_devices_it_takes(
         assert run([*command, "--mix", f"{kind}=1", "--json", str(file)]) == 0
         devices[kind] = json.loads(file.read_text())[0]["devices"]
     assert devices["text"] < devices["image"]
+
+
+def test_a_mix_that_the_trace_cannot_give_is_refused(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "trace"
+    shutil.copytree(trace, again)
+    rows = pq.read_table(again / "a.parquet")
+    pq.write_table(rows.filter(pc.equal(rows["modality"], 1)), again / "a.parquet")
+    command = ["--trace", str(again), "--capacity", "--rate", "1", "--p99-ms", "50", "--mix", "image=1"]
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vlmoe plan: --mix: there is no image among the ")
+    assert said.count("\n") == 1
 
 
 def test_a_capacity_is_an_answer(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

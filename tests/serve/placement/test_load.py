@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vlmoe_serve.placement.load import Load, at_ranks, balanced_homes, joined
+from vlmoe_serve.placement.load import Load, at_ranks, balanced_homes, joined, with_mix
 
 
 def load(num_ranks: int = 1) -> Load:
@@ -66,3 +66,23 @@ def test_sequences_are_named_by_what_they_hold() -> None:
 def test_there_is_at_least_one_rank() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         at_ranks(load(), 0)
+
+
+def test_a_mix_has_the_shares_that_are_asked_for() -> None:
+    kinds = np.array([[[3, 0, 0]] * 2, [[0, 0, 2]] * 2, [[1, 0, 1]] * 2] * 20, np.uint16)
+    num = len(kinds)
+    mixed = Load(
+        (1, 3), (2, 1), np.arange(num), np.arange(num) + 1, kinds, np.zeros(num, np.int16), num_ranks=1
+    )
+    found = with_mix(mixed, {"image": 1.0, "pair": 3.0})
+    assert found.num_sequences == num
+    assert found.num_steps == 1
+    shares = [(found.modality_Q() == kind).mean() for kind in ("image", "text", "pair")]
+    assert shares[1] == 0
+    assert shares[2] == pytest.approx(0.75, abs=0.15)
+    # more of them than there are: they come again
+    assert len(np.unique(found.tokens_Q)) <= 40
+    text = with_mix(mixed.only(mixed.modality_Q() == "text"), {"text": 1.0})
+    assert (text.modality_Q() == "text").all()
+    with pytest.raises(ValueError, match="there is no image among the 20 sequences"):
+        with_mix(text, {"text": 1.0, "image": 0.1})
