@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 
 import grpc
 import pytest
@@ -35,6 +36,43 @@ def test_health_knows_the_server_and_its_services(channel):
     watched = health.Watch(health_pb2.HealthCheckRequest(service="other"))
     assert next(watched).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watched.cancel()
+
+
+def test_who_has_no_key_cannot_fill_the_door_by_asking_for_its_health(start, tmp_path):
+    (tmp_path / "keys").write_text("one-of-ours\n")
+    server = start("--api-key-file", str(tmp_path / "keys"))
+    never = threading.Event()
+
+    def nothing():
+        never.wait()
+        yield from ()
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        watching = [watch(health_pb2.HealthCheckRequest()) for _ in range(256)]
+        assert all(next(each).status == SERVING for each in watching)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(health_pb2.HealthCheckRequest()))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # there is room again, also for probes
+        watching.pop().cancel()
+        wait_until(lambda: _watches(watch))
+        assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.stream_unary("/grpc.health.v1.Health/Check")(nothing())
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        never.set()
+    assert server.end() == 0
+
+
+def _watches(watch):
+    call = watch(health_pb2.HealthCheckRequest())
+    try:
+        return next(call).status == SERVING
+    except grpc.RpcError:
+        return False
+    finally:
+        call.cancel()
 
 
 def test_reflection_describes_every_method(channel):
