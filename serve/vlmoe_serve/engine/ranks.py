@@ -193,12 +193,8 @@ class Ranks:
     ) -> None:
         self._runner = runner
         self._others = others
-        # bits of other kernels than ours may depend on the number of threads
-        import os
-
-        self._threads = (
-            options.threads if runner.backend == "cpu_native" and not os.environ.get("VLMOE_NOLEND") else 0
-        )
+        # of a rank, that others may lend; none where they may not: other kernels' bits may depend on their number
+        self.threads = options.threads if runner.backend == "cpu_native" else 0
         self._per_node = options.local_ranks
         self._moves = moves
         self.rebalancer = rebalancer
@@ -241,13 +237,13 @@ class Ranks:
 
     def _threads_of(self, jobs: Sequence[Job], shares: Sequence[Sequence[int]]) -> list[int]:
         """Of each rank, outside of mixtures; 0 for its own."""
-        if all(shares) or not self._threads:
+        if all(shares) or not self.threads:
             return [0] * len(shares)
         work = [Work.of(jobs[index], self.config.patch_size).tokens for share in shares for index in share]
         dim = self.config.dim
         if sum(work) * (8 * dim**2 + 4 * dim * self.config.ffn_dim) < _WORTH_LENDING:
             return [0] * len(shares)
-        return threads_of([len(share) for share in shares], self._threads, self._per_node)
+        return threads_of([len(share) for share in shares], self.threads, self._per_node)
 
     def _orders(self) -> Orders | None:
         if self.rebalancer is None or self._moves is None:
