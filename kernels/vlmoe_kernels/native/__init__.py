@@ -17,10 +17,11 @@ from vlmoe_kernels import cpu, eager, int8
 from vlmoe_kernels.int8 import Int8Pool
 from vlmoe_kernels.native.build import cpu_flags
 from vlmoe_kernels.native.cells import gradient_cells
+from vlmoe_kernels.native.feed_forward import GroupedFeedForward
 from vlmoe_kernels.native.library import library
 from vlmoe_kernels.native.norms import AddNorm
 from vlmoe_kernels.native.pieces import combined
-from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
+from vlmoe_kernels.native.products import GroupedLinear, Linear
 from vlmoe_kernels.native.quantised import Int8FeedForward
 from vlmoe_kernels.native.sequences import attend
 from vlmoe_kernels.native.training import grouped_ffn_with_gradients

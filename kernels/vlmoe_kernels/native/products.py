@@ -4,15 +4,13 @@
 
 import ctypes
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from vlmoe_kernels.native.library import Matrices, addresses, library, plan_of
 from vlmoe_kernels.native.memory import Memory
-from vlmoe_kernels.native.pieces import check_of_pieces, pieces_of
-from vlmoe_kernels.ops import Allocate, Pool
+from vlmoe_kernels.ops import Allocate
 from vlmoe_kernels.plan import RoutePlan
 
 
@@ -118,7 +116,8 @@ class GroupedLinear:
             ValueError: the plan is for other weights or rows.
         """
         packed = self._packed
-        x_TK, gates_R = _rows(x_TK, packed), _check(plan, x_TK, packed)
+        x_TK = _rows(x_TK, packed)
+        gates_R = gates_of_rows(plan, x_TK, packed.num_groups)
         y_TO = x_TK.new_empty(x_TK.shape[0], packed.num_outputs)
         library().call(
             "grouped_linear",
@@ -132,75 +131,6 @@ class GroupedLinear:
         return y_TO
 
 
-class GroupedFeedForward:
-    """x [T, D], plan -> [T, D], each row through the feed-forward layer of its group."""
-
-    def __init__(self, pools: Sequence[Pool], norm_eps: float, allocate: Allocate = Memory) -> None:
-        for one, other in pairwise(pools):
-            if one.w1.shape[1:] != other.w1.shape[1:] or (one.mid_weight is None) != (
-                other.mid_weight is None
-            ):
-                raise ValueError("the pools of a layer must have the same widths and norms")
-        self._up = Packed([pool.w1 for pool in pools], [pool.b1 for pool in pools], allocate)
-        self._down = Packed([pool.w2 for pool in pools], [pool.b2 for pool in pools], allocate)
-        self._mid_weight = Vectors([pool.mid_weight for pool in pools])
-        self._mid_bias = Vectors([pool.mid_bias for pool in pools])
-        self._eps = norm_eps
-
-    @classmethod
-    def joined(cls, ops: Sequence["GroupedFeedForward"]) -> "GroupedFeedForward":
-        """The groups of all, one behind the other; weights are shared with them, not copied."""
-        whole = cls.__new__(cls)
-        whole._up = Packed.joined([op._up for op in ops])
-        whole._down = Packed.joined([op._down for op in ops])
-        whole._mid_weight = Vectors.joined([op._mid_weight for op in ops])
-        whole._mid_bias = Vectors.joined([op._mid_bias for op in ops])
-        whole._eps = ops[0]._eps
-        return whole
-
-    def __call__(self, x_TD: Tensor, plan: RoutePlan) -> Tensor:
-        """Apply it.
-
-        Raises:
-            ValueError: the plan is for other weights or rows.
-        """
-        x_TD, gates_R = _rows(x_TD, self._up), _check(plan, x_TD, self._up)
-        y_TD = x_TD.new_empty(x_TD.shape)
-        library().call(
-            "grouped_ffn",
-            self._up.dtype,
-            x_TD.data_ptr(),
-            x_TD.stride(0),
-            *self._weights,
-            plan_of(plan, gates_R),
-            out=y_TD.data_ptr(),
-        )
-        return y_TD
-
-    def of_pieces(self, pieces_RD: Sequence[Tensor], source_T: Tensor, plan: RoutePlan, y_TD: Tensor) -> None:
-        """See `ops.PiecewiseOp`.
-
-        Raises:
-            ValueError: the plan is for other weights or rows.
-        """
-        pieces, gates_R = pieces_of(pieces_RD, self._up.k, self._up.dtype), _gates(plan, self._up)
-        check_of_pieces(source_T, plan, y_TD, pieces_RD[0])
-        library().call(
-            "grouped_ffn_of_pieces",
-            self._up.dtype,
-            pieces,
-            source_T.data_ptr(),
-            *self._weights,
-            plan_of(plan, gates_R),
-            out=y_TD.data_ptr(),
-        )
-
-    @property
-    def _weights(self) -> tuple[object, ...]:
-        vectors = self._mid_weight.address, self._mid_bias.address
-        return self._up.matrices, self._down.matrices, *vectors, self._eps
-
-
 def _rows(x_TK: Tensor, packed: Packed) -> Tensor:
     """Rows that lie densely. What does not fit would be read beyond its end."""
     if x_TK.dim() != 2 or x_TK.shape[1] != packed.k or x_TK.dtype != packed.dtype:
@@ -208,15 +138,15 @@ def _rows(x_TK: Tensor, packed: Packed) -> Tensor:
     return x_TK if x_TK.stride(1) == 1 else x_TK.contiguous()
 
 
-def _check(plan: RoutePlan, x_TK: Tensor, packed: Packed) -> Tensor | None:
-    """The plan's gates as float32, if the plan fits."""
+def gates_of_rows(plan: RoutePlan, x_TK: Tensor, num_groups: int) -> Tensor | None:
+    """The plan's gates as float32, if the plan is for these rows and as many groups; else ValueError."""
     if plan.num_tokens != x_TK.shape[0]:
         raise ValueError(f"the plan has {plan.num_tokens} tokens, got {x_TK.shape[0]} rows")
-    return _gates(plan, packed)
+    return gates_of(plan, num_groups)
 
 
-def _gates(plan: RoutePlan, packed: Packed) -> Tensor | None:
+def gates_of(plan: RoutePlan, num_groups: int) -> Tensor | None:
     """The same, of whatever rows."""
-    if len(plan.sizes) != packed.num_groups:
-        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {packed.num_groups}")
+    if len(plan.sizes) != num_groups:
+        raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {num_groups}")
     return None if plan.gates_R is None else plan.gates_R.to(torch.float32).contiguous()

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from vlmoe_kernels.int8 import Int8Pool
-from vlmoe_kernels.native.library import Int8Matrices, addresses, library, plan_of
+from vlmoe_kernels.native.feed_forward import TwoProducts
+from vlmoe_kernels.native.library import Int8Matrices, addresses, library
 from vlmoe_kernels.native.memory import Memory
-from vlmoe_kernels.native.pieces import check_of_pieces, pieces_of
 from vlmoe_kernels.native.products import Vectors
-from vlmoe_kernels.plan import RoutePlan
 
 
 class _Packed:
@@ -50,66 +49,21 @@ class _Packed:
         )
 
 
-class Int8FeedForward:
-    """x [T, D], plan -> [T, D], each row through the int8 feed-forward layer of its group."""
+class Int8FeedForward(TwoProducts):
+    """Matrices in int8; rows in float32 or bfloat16."""
+
+    function = "int8_ffn"
 
     def __init__(self, pools: Sequence[Int8Pool], norm_eps: float) -> None:
-        self._up = _Packed([p.w1 for p in pools], [p.scale1 for p in pools], [p.b1 for p in pools])
-        self._down = _Packed([p.w2 for p in pools], [p.scale2 for p in pools], [p.b2 for p in pools])
-        self._mid_weight = Vectors([pool.mid_weight for pool in pools])
-        self._mid_bias = Vectors([pool.mid_bias for pool in pools])
-        self._eps = norm_eps
-
-    def __call__(self, x_TD: Tensor, plan: RoutePlan) -> Tensor:
-        """Apply it.
-
-        Raises:
-            ValueError: the plan is for other weights or rows.
-        """
-        gates_R = self._gates(plan, x_TD.dtype)
-        if x_TD.shape != (plan.num_tokens, self._up.k):
-            raise ValueError(f"rows must be [{plan.num_tokens}, {self._up.k}], got {list(x_TD.shape)}")
-        x_TD = x_TD if x_TD.stride(1) == 1 else x_TD.contiguous()
-        y_TD = x_TD.new_empty(x_TD.shape)
-        library().call(
-            "int8_ffn",
-            x_TD.dtype,
-            x_TD.data_ptr(),
-            x_TD.stride(0),
-            *self._weights,
-            plan_of(plan, gates_R),
-            out=y_TD.data_ptr(),
-        )
-        return y_TD
-
-    def of_pieces(self, pieces_RD: Sequence[Tensor], source_T: Tensor, plan: RoutePlan, y_TD: Tensor) -> None:
-        """See `ops.PiecewiseOp`.
-
-        Raises:
-            ValueError: the plan is for other weights or rows.
-        """
-        like = pieces_RD[0]
-        pieces, gates_R = pieces_of(pieces_RD, self._up.k, like.dtype), self._gates(plan, like.dtype)
-        check_of_pieces(source_T, plan, y_TD, like)
-        library().call(
-            "int8_ffn_of_pieces",
-            like.dtype,
-            pieces,
-            source_T.data_ptr(),
-            *self._weights,
-            plan_of(plan, gates_R),
-            out=y_TD.data_ptr(),
+        super().__init__(
+            _Packed([p.w1 for p in pools], [p.scale1 for p in pools], [p.b1 for p in pools]),
+            _Packed([p.w2 for p in pools], [p.scale2 for p in pools], [p.b2 for p in pools]),
+            Vectors([pool.mid_weight for pool in pools]),
+            Vectors([pool.mid_bias for pool in pools]),
+            norm_eps,
         )
 
-    @property
-    def _weights(self) -> tuple[object, ...]:
-        vectors = self._mid_weight.address, self._mid_bias.address
-        return self._up.matrices, self._down.matrices, *vectors, self._eps
-
-    def _gates(self, plan: RoutePlan, dtype: torch.dtype) -> Tensor | None:
-        """The plan's gates as float32, if plan and dtype fit."""
-        if len(plan.sizes) != self._up.num_groups:
-            raise ValueError(f"the plan has {len(plan.sizes)} groups, the weights {self._up.num_groups}")
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raises ValueError for what the processor does not have."""
         if dtype not in ((torch.float32, torch.bfloat16) if library().has_bf16 else (torch.float32,)):
             raise ValueError(f"rows must be float32, or bfloat16 where the processor has it, got {dtype}")
-        return None if plan.gates_R is None else plan.gates_R.to(torch.float32).contiguous()

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from vlmoe_kernels import Run, make_plan, native
+from vlmoe_kernels.native.feed_forward import GroupedFeedForward
 from vlmoe_kernels.native.library import library
-from vlmoe_kernels.native.products import GroupedFeedForward, GroupedLinear, Linear
+from vlmoe_kernels.native.products import GroupedLinear, Linear
 
 pytestmark = pytest.mark.usefixtures("native")
 

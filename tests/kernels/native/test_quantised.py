@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused(fp32: Any) -> None:
     op = Int8FeedForward([quantise_pool(fp32.pool(2, 20, 36))], EPS)
     with pytest.raises(ValueError, match="the plan has 3 groups, the weights 2"):
         op(fp32(4, 20), fp32.plan(4, 3, 1))
-    with pytest.raises(ValueError, match=r"rows must be \[4, 20\]"):
+    with pytest.raises(ValueError, match=r"rows must be torch.float32 \[T, 20\]"):
         op(fp32(4, 21), fp32.plan(4, 2, 1))
     with pytest.raises(ValueError, match="float64"):
         op(fp32(4, 20).double(), fp32.plan(4, 2, 1))
