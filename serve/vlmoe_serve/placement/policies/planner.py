@@ -44,9 +44,9 @@ class Effort:
 
 
 # more would be slower and no better
-THOROUGH = Effort(steps=128, guard_steps=40, changes_per_slot=40)
+THOROUGH = Effort(steps=128, guard_steps=80, changes_per_slot=40)
 # beside serving on the same cores: a sixth of the time, and as good from a placement in use (bench/placement_time.py)
-BRIEF = Effort(steps=32, guard_steps=12, changes_per_slot=10)
+BRIEF = Effort(steps=32, guard_steps=24, changes_per_slot=10)
 
 
 def planner(load: StepLoad, budget: Budget, costs: Costs) -> Placement:
@@ -106,10 +106,14 @@ def spread(num_steps: int, most: int) -> npt.NDArray[np.intp]:
 
 
 def _shifted(load: StepLoad, num_steps: int) -> list[StepLoad]:
-    """The load if only one modality were asked for, in full steps and in thin ones."""
+    """The newer half of the load if only one modality were asked for, in full steps and in thin ones.
+
+    Traffic drifts: limits that hold on all steps alike are the first to break on those to come.
+    """
     if not all(load.pools):
         return []
-    parts = [load.only_pool(pool) for pool in range(2)]
+    newer = load.steps(np.arange(load.num_steps // 2, load.num_steps))
+    parts = [newer.only_pool(pool) for pool in range(2)]
     full = [part.steps(spread(part.num_steps, num_steps)) for part in parts if part.num_steps]
     return [*full, *map(_thin, full)]
 
