@@ -28,6 +28,7 @@ from vlmoe_model.config import HeadConfig, ImageSpec, ModelConfig
 from vlmoe_model.network import VLMoE
 from vlmoe_model.tokenizer import train_wordpiece
 
+from ..processes import children
 from ..waiting import PATIENCE_S
 
 TEXTS = ["what shape is in the image", "is there a red circle", "a sleeping cat", "two pairs of scissors"]
@@ -97,8 +98,7 @@ class Server:
         return pid
 
     def children(self) -> list[int]:
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        return children(self.process.pid)
 
     @contextlib.contextmanager
     def engine_paused(self) -> Iterator[None]:

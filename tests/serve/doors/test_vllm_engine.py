@@ -13,6 +13,8 @@ import pytest
 
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2, vlmoe_pb2_grpc
 
+from ..processes import command, descendants
+
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(
@@ -27,29 +29,13 @@ def picture(name: str) -> str:
     return base64.b64encode((EXAMPLES / name).read_bytes()).decode()
 
 
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 def wait_until_gone(pids: list[int], patience_s: float = 30.0) -> None:
     end_s = time.monotonic() + patience_s
     left = pids
     while left and time.monotonic() < end_s:
-        left = [pid for pid in left if Path(f"/proc/{pid}/cmdline").exists() and command(pid)]
+        left = [pid for pid in left if command(pid)]
         time.sleep(0.1)
     assert not left, [command(pid) for pid in left]
-
-
-def command(pid: int) -> str:
-    """Empty for a process that has ended and waits to be collected."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 @pytest.fixture(scope="module")

@@ -26,18 +26,11 @@ from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import place
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
+from ...processes import children, command, descendants
 from ...waiting import is_gone
 
 Jobs = Callable[[int], list[Job]]
 PATIENCE_S = 300.0
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 class Node:
@@ -58,12 +51,7 @@ class Node:
 
     def ranks(self) -> list[int]:
         """Processes of its ranks: children of this process that are no engine of a supervisor."""
-        return [
-            pid
-            for pid in descendants(os.getpid())
-            if b"vlmoe_serve.engine.nodes.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            and f"PPid:\t{os.getpid()}\n" in Path(f"/proc/{pid}/status").read_text()
-        ]
+        return [pid for pid in children(os.getpid()) if b"vlmoe_serve.engine.nodes.rank" in command(pid)]
 
     def end(self) -> None:
         self.agent.stop()
