@@ -7,6 +7,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vlmoe_serve import __version__
 from vlmoe_serve.catalog.model_admin import ModelAdmin
+from vlmoe_serve.grpc_door.departures import quiet_departures
 from vlmoe_serve.grpc_door.exchange import Exchange
 from vlmoe_serve.grpc_door.health import HEALTH, Health
 from vlmoe_serve.grpc_door.methods import SERVICE, vlmoe_handlers
@@ -49,6 +50,7 @@ class GrpcServer:
         tls: Tls | None = None,
     ) -> None:
         self._draining = asyncio.Event()
+        quiet_departures()
         methods = vlmoe_handlers(service, self._draining, max_body_bytes, admin, admin_keys)
         self._server = grpc.aio.server(
             interceptors=[Exchange(service, access)],
