@@ -53,6 +53,7 @@ class Server:
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._errors: list[str] = []
+        self._judged = 0
         self._threads = [
             threading.Thread(target=self._read, args=(self.process.stdout, self._lines.put), daemon=True),
             threading.Thread(target=self._read, args=(self.process.stderr, self._errors.append), daemon=True),
@@ -87,9 +88,19 @@ class Server:
         return "".join(self._errors)
 
     @property
+    def lately(self) -> str:
+        """What it wrote to stderr since this test began."""
+        return "".join(self._errors[self._judged :])
+
+    @property
     def tracebacks(self) -> str:
-        """What it wrote from the first traceback on; empty, if all went as foreseen."""
-        return self.log[max(0, self.log.find("Traceback") - 200) :] if "Traceback" in self.log else ""
+        """What this test had it write, from the first traceback on; empty, if all went as foreseen."""
+        lately = self.lately
+        return lately[max(0, lately.find("Traceback") - 200) :] if "Traceback" in lately else ""
+
+    def judge_from_here(self) -> None:
+        """Leave what it wrote so far to the test that is over: one fault fails one test, not all after it."""
+        self._judged = len(self._errors)
 
     @property
     def engine_pid(self) -> int:
@@ -168,9 +179,24 @@ def checkpoint(make_checkpoint: Callable[[int], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+def started() -> list[Server]:
+    """Every server of this session."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _judged_by_its_own_log(started: list[Server]) -> Iterator[None]:
+    # afterwards, not before: what a server says while it starts belongs to the test that it starts for
+    yield
+    for server in started:
+        server.judge_from_here()
+
+
+@pytest.fixture(scope="session")
+def start(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, started: list[Server]
+) -> Iterator[Callable[..., Server]]:
     """start(*arguments): a server of the tiny checkpoint; ended with the session at the latest."""
-    started = []
 
     def begin(*arguments: str, start_s: float = PATIENCE_S) -> Server:
         given = [*arguments]
