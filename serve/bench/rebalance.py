@@ -8,7 +8,8 @@ follow each other without a gap. The ways take turns of two seconds, so that a m
 is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid for by
 nobody else; their times to wait are stretched by as much.
 `again` is `stay` once more: what it differs by is noise. Prints for each way and phase images a second, the median and
-the longest batch, how uneven the ranks were, and what moved; then the throughput over that of `stay`.
+the longest batch, how uneven the ranks were, what moved, and the processor time of the process that plans; then the
+throughput over that of `stay`.
 """
 
 import argparse
@@ -59,6 +60,17 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in family(child))]
 
 
+def planning_s(pid: int | None) -> float:
+    """Processor time so far of an engine's process that plans."""
+    assert pid is not None
+    ticks = 0
+    for each in family(pid):
+        if b"engine.planning" in Path(f"/proc/{each}/cmdline").read_bytes():
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Way:
     """One engine, and what became of the batches that it was given."""
 
@@ -69,6 +81,7 @@ class Way:
             min_steps=32,
             interval_s=args.interval_s * len(args.ways),
             horizon_s=120.0 * len(args.ways),
+            planning_share=args.planning_share / len(args.ways),
             at_once=way == "at once",
         )
         options = EngineOptions(
@@ -86,6 +99,7 @@ class Way:
         self._reports: list[EngineReport] = []
         self._ms: list[float] = []
         self._num = 0
+        self._planned_s = 0.0
         self.engine = Supervisor(ENGINES["torch"], options, on_report=self._reports.append)
 
     def signal(self, number: int) -> None:
@@ -113,16 +127,19 @@ class Way:
         moved = sum(report.moves.num_moved for report in self._reports)
         moved_mb = sum(report.moves.moved_bytes for report in self._reports) / 1e6
         refused = sum(sum(report.moves.refused.values()) for report in self._reports)
+        planned_s = planning_s(self.engine.pid)
         self.images_per_s.append(1000 * self._args.images * len(self._ms) / sum(self._ms))
         print(
             f"{self.name}, phase {phase}: {self.images_per_s[-1]:.1f} images/s, "
             f"median {statistics.median(self._ms):.1f} ms, longest {max(self._ms):.0f} ms, "
             f"busiest / mean rank {busiest / max(mean, 1):.3f}, "
-            f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused",
+            f"{moved} experts moved ({moved_mb:.0f} MB), {refused} plans refused, "
+            f"{planned_s - self._planned_s:.1f} s of planning",
             flush=True,
         )
         if self._args.timeline:
             print(*(f"{ms:.0f}" for ms in self._ms), flush=True)
+        self._planned_s = planned_s
         self._reports.clear()
         self._ms.clear()
 
@@ -168,6 +185,7 @@ def main() -> None:
     parser.add_argument("--turn-s", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--interval-s", type=float, default=2.0, help="between plans")
+    parser.add_argument("--planning-share", type=float, default=0.01, help="of the time, for plans")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     parser.add_argument(
         "--anywhere", action="store_true", help="ranks run where Linux puts them, as in a server"

@@ -6,10 +6,12 @@ Both ends are our own processes and the pipes are anonymous, so pickle is safe h
 """
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import cast
 
@@ -60,6 +62,17 @@ class Planning:
                     pipe.close()
 
 
+def toll(num_cores: int, num_ranks: int, threads: int) -> float:
+    """Seconds that ranks do without for each that a plan computes: none where a core is left for it, and one for doors.
+
+    Args:
+        num_cores: of the host.
+        num_ranks: on the host. They wait for each other, so all do without what one does.
+        threads: of a rank.
+    """
+    return 0.0 if num_cores >= num_ranks * threads + 2 else 1.0 / threads
+
+
 def main(argv: list[str]) -> int:
     """Answer until there are no more questions."""
     die_with(int(argv[0]))
@@ -72,7 +85,10 @@ def main(argv: list[str]) -> int:
             question = pickle.load(sys.stdin.buffer)
         except EOFError:
             return 0
-        pickle.dump(revise(question), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        begin_s = time.process_time()
+        revision = revise(question)
+        timed = dataclasses.replace(revision, planned_s=time.process_time() - begin_s)
+        pickle.dump(timed, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 

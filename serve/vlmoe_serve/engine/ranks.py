@@ -31,6 +31,7 @@ from vlmoe_model.precision import choose_device
 from vlmoe_model.routing import Routing
 from vlmoe_model.runner import Runner
 from vlmoe_serve.batching.ticket import Work
+from vlmoe_serve.cores import num_cores
 from vlmoe_serve.engine import protocol
 from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.constants import costs_for
@@ -38,7 +39,7 @@ from vlmoe_serve.engine.layer_moves import LayerMoves, layer_moves
 from vlmoe_serve.engine.loading import check_devices, free_port, join_host, load_share
 from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.orders import MoveState, Orders
-from vlmoe_serve.engine.planning import Planning
+from vlmoe_serve.engine.planning import Planning, toll
 from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, LoadFailed, Ping, Pong, RankDone, ToRank
 from vlmoe_serve.engine.rebalancer import Rebalancer
 from vlmoe_serve.engine.threads import lent_threads
@@ -299,7 +300,8 @@ def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:
     if options.rebalance is None or options.placement is None:
         return None
     costs = costs_for(options, runner.config)
-    return Rebalancer(options.placement, costs, options.rebalance, Planning())
+    share = toll(num_cores(), options.local_ranks, options.threads)
+    return Rebalancer(options.placement, costs, options.rebalance, Planning(), toll=share)
 
 
 def threads_of(num_jobs: Sequence[int], threads: int, per_node: int) -> list[int]:

@@ -44,7 +44,7 @@ class Plans(Protocol):
 
 
 class Rebalancer:
-    """See above."""
+    """See above. toll: seconds that ranks do without for each that a plan computes."""
 
     def __init__(
         self,
@@ -53,12 +53,15 @@ class Rebalancer:
         options: RebalanceOptions,
         planning: Plans,
         *,
+        toll: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.placement = placement
         self._costs = costs
         self._options = options
         self._planning = planning
+        self._toll = toll
+        self._lost_s = 0.0
         self._clock = clock
         self._window = Window(placement, options.window_steps)
         self._pace = Pace(options, clock())
@@ -103,6 +106,7 @@ class Rebalancer:
             self._pace = Pace(RebalanceOptions(interval_s=float("inf")), self._clock())
             return Orders()
         self._report = self._report.plus(MoveReport(num_plans=1))
+        self._lost_s = self._toll * revision.planned_s
         decision = revision.decision
         if not decision.move:
             self._refuse("gain" if decision.gain < MIN_GAIN else "payback")
@@ -142,11 +146,11 @@ class Rebalancer:
             MoveReport(num_moved=moved, moved_bytes=moved * self._costs.expert_bytes)
         )
         if not self._layers:
-            self._pace.decided(self._clock(), moved=True)
+            self._pace.decided(self._clock(), moved=True, lost_s=self._lost_s)
 
     def _refuse(self, why: Refusal) -> None:
         self._report = self._report.plus(MoveReport(refused={why: 1}))
-        self._pace.decided(self._clock(), moved=False)
+        self._pace.decided(self._clock(), moved=False, lost_s=self._lost_s)
 
     def _move(self, layer: int) -> LayerMove:
         block = self.placement.layers[layer]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import Placement
-from vlmoe_serve.placement.step_time import DISPATCHES, step_times
+from vlmoe_serve.placement.step_time import DISPATCHES, least_us, step_times
 
 # below this, a gain on one trace is as likely a loss on the next
 MIN_GAIN = 0.02
@@ -72,6 +72,12 @@ def decide(
         break_even_steps=break_even,
         horizon_steps=horizon_steps,
     )
+
+
+def most_gain(load: StepLoad, current: Placement, costs: Costs) -> float:
+    """Share of the modelled MoE time that not even a perfect placement would gain more than."""
+    now_us = float(step_times(load, current, DISPATCHES["counts"], costs).total_S.mean())
+    return 1.0 - float(least_us(load, costs).mean()) / now_us if now_us else 0.0
 
 
 def turned(proposed: Placement, current: Placement, costs: Costs) -> Placement:

@@ -4,7 +4,8 @@
 
 A plan is made on the older part of the window and judged on the newest steps, which it has not seen. It is taken only
 if it gains more than noise there, and pays back its moves before the load is likely to be another one. A refusal
-doubles the time until the next plan, a move resets it.
+doubles the time until the next plan, a move resets it. Planning takes processor time itself: where not even a perfect
+placement would gain more than noise, nothing is searched, and searches stay a small share of the time.
 """
 
 # L = MoE layers, S = steps, X = experts of both pools, G = ranks
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_serve.placement.costs import Costs
-from vlmoe_serve.placement.decision import Decision, decide, turned
+from vlmoe_serve.placement.decision import MIN_GAIN, Decision, decide, most_gain, turned
 from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import Placement, Slots
 from vlmoe_serve.placement.policies import Budget
@@ -33,7 +34,8 @@ class RebalanceOptions:
 
     window_steps: steps that are looked at. min_steps: steps since the last decision before there is another plan.
     interval_s, max_interval_s: time between plans, at first and after many refusals. horizon_s: for how long a
-    placement is expected to be good. bytes_per_s: of weights that a rank reads and packs beside its work.
+    placement is expected to be good. planning_share: of the time, that planning may take from the ranks.
+    bytes_per_s: of weights that a rank reads and packs beside its work.
     at_once: all layers move in one step, and everybody waits; to compare with.
     """
 
@@ -42,6 +44,7 @@ class RebalanceOptions:
     interval_s: float = 10.0
     max_interval_s: float = 160.0
     horizon_s: float = 120.0
+    planning_share: float = 0.01
     bytes_per_s: float = 200e6
     at_once: bool = False
 
@@ -74,6 +77,7 @@ class Pace:
     def __init__(self, options: RebalanceOptions, now_s: float) -> None:
         self._options = options
         self._pause_s = options.interval_s
+        self._least_s = 0.0
         self._since_s = now_s
         self._num_steps = 0
 
@@ -83,14 +87,17 @@ class Pace:
 
     def is_due(self, now_s: float) -> bool:
         """Whether to plan."""
-        return self._num_steps >= self._options.min_steps and now_s - self._since_s >= self._pause_s
+        return self._num_steps >= self._options.min_steps and now_s - self._since_s >= max(
+            self._pause_s, self._least_s
+        )
 
     def steps_per_s(self, now_s: float) -> float:
         """Since the last decision."""
         return self._num_steps / max(now_s - self._since_s, 1e-3)
 
-    def decided(self, now_s: float, *, moved: bool) -> None:
-        """A plan was refused, or all its moves are done."""
+    def decided(self, now_s: float, *, moved: bool, lost_s: float = 0.0) -> None:
+        """A plan was refused, or all its moves are done. lost_s: what ranks did without while it was made."""
+        self._least_s = lost_s / self._options.planning_share
         longer_s = min(2 * self._pause_s, self._options.max_interval_s)
         self._pause_s = self._options.interval_s if moved else longer_s
         self._since_s, self._num_steps = now_s, 0
@@ -109,10 +116,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Revision:
-    """The answer. proposed: where to go, if decision.move."""
+    """The answer. proposed: where to go, if decision.move. planned_s: processor time that it took."""
 
     proposed: Placement
     decision: Decision
+    planned_s: float = 0.0
 
 
 def revise(question: Question) -> Revision:
@@ -120,13 +128,14 @@ def revise(question: Question) -> Revision:
     load, current, costs = question.load, question.current, question.costs
     first = load.num_steps - max(1, round(_JUDGED * load.num_steps))
     step_S = np.arange(load.num_steps)
+    newest = load.steps(step_S[first:])
+    if most_gain(newest, current, costs) < MIN_GAIN:
+        return Revision(current, decide(newest, current, current, costs, question.horizon_steps))
     older = load.steps(step_S[:first] if first else step_S)
     budget = Budget(slots_per_rank=current.slots_per_rank, seed=question.seed)
     planned = planner_from(older, budget, costs, starts=[current], effort=BRIEF)
     proposed = turned(planned, current, costs)
-    return Revision(
-        proposed, decide(load.steps(step_S[first:]), current, proposed, costs, question.horizon_steps)
-    )
+    return Revision(proposed, decide(newest, current, proposed, costs, question.horizon_steps))
 
 
 def changed_layers(current: Placement, proposed: Placement) -> list[int]:

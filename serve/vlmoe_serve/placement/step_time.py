@@ -110,6 +110,16 @@ def wire_us(routed: Routed, costs: Costs) -> Microseconds:
     return longer
 
 
+def least_us(load: StepLoad, costs: Costs) -> Microseconds:
+    """[steps]: what no placement takes less than: all ranks compute alike, every expert in use is read once."""
+    per_expert_LSX = load.per_expert_LSX
+    read_LS = (per_expert_LSX > 0).sum(axis=2)
+    even_LS = (costs.token_us * per_expert_LSX.sum(axis=2) + costs.expert_us * read_LS) / load.num_ranks
+    starts_us = 2.0 * costs.start_us if load.num_ranks > 1 else 0.0
+    least: Microseconds = (even_LS + starts_us).sum(axis=0)
+    return least
+
+
 def sharded_times(load: StepLoad, costs: Costs) -> StepTimes:
     """Every expert cut over all ranks: no imbalance, but every rank sees every token (MoEShard, Balmau et al. 2025)."""
     num_ranks = load.num_ranks

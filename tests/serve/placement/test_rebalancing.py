@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vlmoe_serve.placement.costs import Costs
+from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import Placement, place
 from vlmoe_serve.placement.rebalancing import (
     Pace,
@@ -68,12 +69,35 @@ def test_a_plan_is_due_after_steps_and_time_and_refusals_make_it_rarer() -> None
     assert pace.is_due(110.0)
 
 
+def test_planning_stays_a_small_share_of_the_time() -> None:
+    pace = Pace(RebalanceOptions(min_steps=1, interval_s=10, max_interval_s=35, planning_share=0.02), 0.0)
+    pace.decided(0.0, moved=True, lost_s=1.5)
+    pace.step()
+    assert not pace.is_due(74.9)
+    assert pace.is_due(75.0)
+    pace.decided(75.0, moved=False, lost_s=0.0)
+    pace.step()
+    assert not pace.is_due(94.9)
+    assert pace.is_due(95.0)
+
+
 def test_a_hot_expert_gets_a_copy() -> None:
     revision = revise(Question(window(hot=1).load(), even(), COSTS, horizon_steps=1000))
     assert revision.decision.move
     assert revision.proposed.hosts_LXG[:, 1].all()
     assert changed_layers(even(), revision.proposed) == [0, 1]
     assert revision.decision.gain > 0.2
+
+
+def test_where_ranks_are_even_nothing_is_searched() -> None:
+    counts = np.full((2, 64, 6, 2), 50)
+    counts[:, :, :, 1] = 10
+    full = place((0, 2), (4, 2), [[[0, 1, 4], [2, 3, 5]]] * 2, 3)
+    load = StepLoad((0, 2), (4, 2), counts.astype(np.int32), counts[0].sum(axis=1))
+    revision = revise(Question(load, full, COSTS, horizon_steps=10**6))
+    assert revision.proposed is full
+    assert not revision.decision.move
+    assert revision.decision.gain == 0.0
 
 
 def test_what_the_newest_steps_do_not_bear_out_is_refused() -> None:

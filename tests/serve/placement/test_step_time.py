@@ -6,7 +6,7 @@ import pytest
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import place
-from vlmoe_serve.placement.step_time import DISPATCHES, sharded_times, step_times, summary
+from vlmoe_serve.placement.step_time import DISPATCHES, least_us, sharded_times, step_times, summary
 
 COSTS = Costs(token_us=1.0, expert_us=10.0, near_us=0.5, far_us=2.0, start_us=3.0, ranks_per_node=1)
 
@@ -35,6 +35,14 @@ def test_a_layer_takes_its_slowest_rank_and_its_busiest_link() -> None:
     assert told.cross_rank_mb == pytest.approx(2 * 14 * 1536 / 1e6)
 
 
+def test_no_placement_takes_less_than_the_least() -> None:
+    # 60 tokens and two experts, then 14 and one, over two ranks; two starts
+    assert least_us(load(), COSTS).tolist() == [40 + 6, 12 + 6]
+    everywhere = place((1,), (1, 1), [[[0, 1], [0, 1]]], 2)
+    found = step_times(load(), everywhere, DISPATCHES["counts"], COSTS).total_S
+    assert (found >= least_us(load(), COSTS)).all()
+
+
 def test_one_rank_has_no_links() -> None:
     alone = StepLoad(
         (1,), (1, 1), load().counts_LSXG.sum(axis=3, keepdims=True), load().home_SG.sum(1)[:, None]
@@ -42,6 +50,7 @@ def test_one_rank_has_no_links() -> None:
     times = step_times(alone, place((1,), (1, 1), [[[0, 1]]], 2), DISPATCHES["counts"], COSTS)
     assert times.total_S.tolist() == [60 + 20, 14 + 10]
     assert sharded_times(alone, COSTS).total_S.tolist() == times.total_S.tolist()
+    assert least_us(alone, COSTS).tolist() == times.total_S.tolist()
 
 
 def test_a_shard_is_balanced_and_sees_every_token() -> None:

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmoe_serve.placement.costs import Costs
-from vlmoe_serve.placement.dispatch import Counts, Hosts
+from vlmoe_serve.placement.dispatch import Hosts
 from vlmoe_serve.placement.load import StepLoad
 from vlmoe_serve.placement.placement import Placement, place
 from vlmoe_serve.placement.policies.base import Budget
 from vlmoe_serve.placement.policies.eplb import eplb
 from vlmoe_serve.placement.policies.lpt_risk import lpt_risk
-from vlmoe_serve.placement.policies.search import Guard, LayerProblem, improve
-from vlmoe_serve.placement.step_time import DISPATCHES, layer_times
+from vlmoe_serve.placement.policies.search import LayerProblem, guard_for, improve
 
 _MAX_CHANGES = 3200
 # An attempt costs as experts times ranks: of large models each layer is searched less.
@@ -86,7 +85,7 @@ def planner_from(
 
     def one_layer(layer: int) -> Hosts:
         guards = [
-            Guard(counts, _GUARD_LIMIT * _mean_us(counts, base.hosts_LXG[layer], costs, node_G))
+            guard_for(counts, base.hosts_LXG[layer], _GUARD_LIMIT, costs, node_G)
             for counts in (part.counts_LSXG[layer] for part in shifted)
             if counts.any()
         ]
@@ -124,8 +123,3 @@ def _thin(load: StepLoad) -> StepLoad:
     is_home_SG = np.arange(load.num_ranks) == home_S[:, None]
     counts = np.where(is_home_SG[None, :, None, :], load.counts_LSXG, 0)
     return StepLoad(load.layers, load.pools, counts, load.home_SG * is_home_SG)
-
-
-def _mean_us(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> float:
-    busy, link, _ = layer_times(counts_SXG, hosts_XG, DISPATCHES["counts"], costs, node_G)
-    return float((busy.max(axis=1) + link).mean())

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.dispatch import Counts, Hosts, Routed
-from vlmoe_serve.placement.step_time import DISPATCHES, busy_us, wire_us
+from vlmoe_serve.placement.step_time import DISPATCHES, Microseconds, busy_us, wire_us
 
 # weight of the mean of the worst twentieth of steps, beside that of all steps
 _TAIL_WEIGHT = 0.15
@@ -30,7 +30,7 @@ _HOPELESS = 1.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guard:
-    """Steps of a shifted mix, and the mean layer time, us, that they must not exceed."""
+    """Steps of a shifted mix, and the mean layer time, us, without starts, that they must not exceed."""
 
     counts_SXG: Counts
     limit_us: float
@@ -72,7 +72,7 @@ class Objective:
         """The value, how often each rank is the slowest, and what experts do where."""
         routed = self._route(self._stacked_SXG, hosts_XG)
         busy_SG, wire_SG = busy_us(routed, self._problem.costs), wire_us(routed, self._problem.costs)
-        layer_S = busy_SG.max(axis=1) + 2 * wire_SG.max(axis=1)
+        layer_S = _layer_us(busy_SG, wire_SG)
         num, num_ranks = self._ends[0], hosts_XG.shape[1]
         main_S = layer_S[:num]
         tail = np.sort(main_S)[-max(1, int(_TAIL_SHARE * num)) :].mean()
@@ -93,13 +93,19 @@ class Objective:
         """The mean over a few of the steps, us: enough to throw most changes away."""
         routed = self._route(self._glance_SXG, hosts_XG)
         costs = self._problem.costs
-        return float((busy_us(routed, costs).max(axis=1) + 2 * wire_us(routed, costs).max(axis=1)).mean())
+        return float(_layer_us(busy_us(routed, costs), wire_us(routed, costs)).mean())
 
     def _route(self, counts_SXG: Counts, hosts_XG: Hosts) -> Routed:
-        problem = self._problem
-        return DISPATCHES["counts"](
-            counts_SXG, hosts_XG, stream=problem.costs.stream_tokens, node_G=problem.node_G
-        )
+        return _route(counts_SXG, hosts_XG, self._problem.costs, self._problem.node_G)
+
+
+def guard_for(
+    counts_SXG: Counts, base_XG: Hosts, share: float, costs: Costs, node_G: npt.NDArray[np.int32]
+) -> Guard:
+    """A limit at a share of what another placement takes for these steps."""
+    routed = _route(counts_SXG, base_XG, costs, node_G)
+    base_us = _layer_us(busy_us(routed, costs), wire_us(routed, costs)).mean()
+    return Guard(counts_SXG, share * float(base_us))
 
 
 def improve(
@@ -121,6 +127,16 @@ def improve(
         if after.value < now.value:
             hosts, now = changed, after
     return hosts
+
+
+def _route(counts_SXG: Counts, hosts_XG: Hosts, costs: Costs, node_G: npt.NDArray[np.int32]) -> Routed:
+    return DISPATCHES["counts"](counts_SXG, hosts_XG, stream=costs.stream_tokens, node_G=node_G)
+
+
+def _layer_us(busy_SG: Microseconds, wire_SG: Microseconds) -> Microseconds:
+    """[steps]: what placements differ by. The start of an all-to-all is the same for all, and would loosen limits."""
+    layer_S: Microseconds = busy_SG.max(axis=1) + 2 * wire_SG.max(axis=1)
+    return layer_S
 
 
 def _change(rng: np.random.Generator, hosts_XG: Hosts, now: _Scored, num_slots: int) -> Hosts | None:

@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 
 from vlmoe_serve.placement.costs import Costs
-from vlmoe_serve.placement.policies.search import Guard, LayerProblem, Objective, improve
+from vlmoe_serve.placement.policies.search import Guard, LayerProblem, Objective, guard_for, improve
 
 COSTS = Costs(token_us=1.0, expert_us=0.0, near_us=0.0, far_us=0.0)
 
@@ -30,6 +32,16 @@ def test_what_breaks_a_limit_is_fined() -> None:
     )
     assert free == 20.0
     assert tight == 20.0 * (1 + 4.0)
+
+
+def test_a_limit_knows_no_starts_which_no_placement_saves() -> None:
+    counts = np.full((4, 2, 2), 10, np.int32)
+    hosts = np.array([[True, False], [False, True]])
+    slow = dataclasses.replace(COSTS, start_us=1000.0)
+    guard = guard_for(counts, hosts, 0.5, slow, slow.nodes(2))
+    assert guard.limit_us == 10.0
+    tight = LayerProblem(counts, [guard], 2, slow, slow.nodes(2))
+    assert Objective(tight).score(hosts).value == 20.0 * (1 + 4.0)
 
 
 def test_slots_are_never_exceeded_and_no_expert_is_lost() -> None:
