@@ -16,14 +16,22 @@ class InFlight:
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """One request, for as long as the block runs."""
-        self.num += 1
-        self._none.clear()
+        self.enter()
         try:
             yield
         finally:
-            self.num -= 1
-            if self.num == 0:
-                self._none.set()
+            self.leave()
+
+    def enter(self) -> None:
+        """One more, until it leaves."""
+        self.num += 1
+        self._none.clear()
+
+    def leave(self) -> None:
+        """One less."""
+        self.num -= 1
+        if self.num == 0:
+            self._none.set()
 
     async def ended(self, timeout_s: float) -> bool:
         """Wait until there are none; False if there still are some after `timeout_s`."""

@@ -19,7 +19,7 @@ from vlmoe_serve.encoding.url_images import UrlImages
 from vlmoe_serve.engine.chosen import check_engine
 from vlmoe_serve.file_watch import Watched
 from vlmoe_serve.grpc_door.server import GrpcServer
-from vlmoe_serve.http_door.app import create_app, create_turnstile
+from vlmoe_serve.http_door.app import create_app, create_ways
 from vlmoe_serve.http_door.connection import ConnectionLimits
 from vlmoe_serve.http_door.server import HttpServer, ListenError, listen
 from vlmoe_serve.keys.access import Access
@@ -104,11 +104,8 @@ async def serve(options: Options) -> None:
                 admin_keys=admins,
             ),
             tls=context,
-            limits=ConnectionLimits(
-                options.max_connections,
-                on_refusal=metrics.on_connection_refused,
-                turnstile=create_turnstile(service, access, max_body_bytes=options.max_body_bytes),
-            ),
+            limits=ConnectionLimits(options.max_connections, on_refusal=metrics.on_connection_refused),
+            ways=create_ways(service, access, max_body_bytes=options.max_body_bytes),
         )
         metrics.watch_one("connections", "Open connections to the HTTP door.", lambda: server.num_connections)
         try:

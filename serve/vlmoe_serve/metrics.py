@@ -134,6 +134,10 @@ class Metrics:
         counter.inc()
         histogram.observe(seconds)
 
+    def on_handed_over(self) -> None:
+        """A request that had arrived is going to arrive again, elsewhere."""
+        self._in_flight.dec()
+
     def on_disconnect(self, route: str) -> None:
         """A request's caller has left."""
         self._in_flight.dec()

@@ -1,7 +1,8 @@
 """The HTTP door, put together.
 
-Turnstile (overload) -> Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Direct (tasks)
--> FastAPI (all other routes)
+Turnstile (overload) -> Express (JSON for tasks)
+                     -> Exchange (ids, metrics, log) -> BodyLimit -> Gate (draining, keys, shares) -> Direct (tasks)
+                        -> FastAPI (all other routes)
 """
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from vlmoe_serve.http_door.collections import collection_routes
 from vlmoe_serve.http_door.direct import Direct
 from vlmoe_serve.http_door.errors import install_error_handlers
 from vlmoe_serve.http_door.exchange import Exchange
+from vlmoe_serve.http_door.express import Express
 from vlmoe_serve.http_door.gate import Gate
 from vlmoe_serve.http_door.limits import BodyLimit
 from vlmoe_serve.http_door.models import model_routes
@@ -21,6 +23,7 @@ from vlmoe_serve.http_door.open_inference import open_inference_routes
 from vlmoe_serve.http_door.open_inference_body import InferBody
 from vlmoe_serve.http_door.openai import OPENAI_SCHEMAS, openai_routes
 from vlmoe_serve.http_door.openapi import install_openapi
+from vlmoe_serve.http_door.short_ways import Ways
 from vlmoe_serve.http_door.system import system_routes
 from vlmoe_serve.http_door.tasks import task_handlers, task_routes
 from vlmoe_serve.http_door.turnstile import Turnstile
@@ -73,6 +76,7 @@ def create_app(
     return Exchange(BodyLimit(inner, max_body_bytes), service.metrics, service.traces)
 
 
-def create_turnstile(service: Service, access: Access, *, max_body_bytes: int) -> Turnstile:
-    """What refuses before there is a request for the app."""
-    return Turnstile(service, access, [*(f"/{name}" for name in TASKS), "/v1/embeddings"], max_body_bytes)
+def create_ways(service: Service, access: Access, *, max_body_bytes: int) -> Ways:
+    """What refuses or answers before there is a request for the app."""
+    paths = [*(f"/{name}" for name in TASKS), "/v1/embeddings"]
+    return Ways(Turnstile(service, access, paths, max_body_bytes), Express(service, access, TASKS))

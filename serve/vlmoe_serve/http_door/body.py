@@ -48,6 +48,12 @@ def call_from(scope: Scope) -> Call:
     return call
 
 
+def seated_call(scope: Scope) -> Call | None:
+    """The call of a request that has been let in; None if nobody has decided upon it."""
+    call: Call | None = scope.get(_CALL)
+    return call if call is not None and call.seats else None
+
+
 def leave_seats(scope: Scope) -> None:
     """The request is over: what its call did not use of what it was admitted to is free."""
     call: Call | None = scope.get(_CALL)

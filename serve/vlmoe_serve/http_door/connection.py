@@ -1,9 +1,10 @@
 """One connection to the HTTP door: what must hold before there is a request.
 
-    accept -> too many connections? -> head: in time, small enough, well formed? -> ASGI
+    accept -> too many connections? -> head: in time, small enough, well formed? -> a short way, or ASGI
 
 uvicorn bounds neither the time nor the size of a request's head, and lets a connection that sends nothing stay
-forever; a few thousand of those would use up a server's file descriptors. Bodies are `http_limits`' concern.
+forever; a few thousand of those would use up a server's file descriptors. Bodies are the concern of `limits.py`, the
+short ways that of `short_ways.py`.
 """
 
 import asyncio
@@ -11,10 +12,9 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vlmoe_serve.call import new_request_id
 from vlmoe_serve.errors import (
@@ -29,8 +29,9 @@ from vlmoe_serve.errors import (
 from vlmoe_serve.http_door.disconnect import DEPARTURE, Departure
 from vlmoe_serve.http_door.errors import error_bytes
 from vlmoe_serve.http_door.joined_writes import JoinedWrites
-from vlmoe_serve.http_door.turnstile import Refusal, Turnstile
+from vlmoe_serve.http_door.wire import Answer, answer_bytes
 
+_JSON = (b"content-type", b"application/json")
 _MAX_URL = 8192
 _MAX_HEAD = 65_536
 _MAX_HEADERS = 100
@@ -46,13 +47,12 @@ class ConnectionLimits:
     """What connections may do.
 
     max_connections: open at a time. head_s: for a request line and its headers to arrive.
-    on_refusal: told the code of every refusal. turnstile: what refuses requests by their heads.
+    on_refusal: told the code of every refusal.
     """
 
     max_connections: int = 2048
     head_s: float = 15.0
     on_refusal: Callable[[str], None] = lambda why: None
-    turnstile: Turnstile | None = None
 
 
 class Connection(HttpToolsProtocol):
@@ -60,18 +60,12 @@ class Connection(HttpToolsProtocol):
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
 
-    @classmethod
-    def limited(cls, limits: ConnectionLimits) -> type["Connection"]:
-        """The class of connections with these limits."""
-        return type("LimitedConnection", (cls,), {"limits": limits})
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         self._joined = JoinedWrites(transport, self.loop)
         super().connection_made(self._joined)  # type: ignore[arg-type]
         self._departure = Departure()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, False
-        self._skipping = False
         self._refusal: ServeError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         _drop_if_untaken(transport)
@@ -129,32 +123,25 @@ class Connection(HttpToolsProtocol):
             self._fail(_head_too_large())
         self._in_head = False
         self._stop_timer()
-        refusal = self._turned_away()
-        if refusal is None:
-            super().on_headers_complete()
-            if len(self.pipeline) > _MAX_WAITING:
-                self._fail(BadRequest("too many requests wait on one connection", code="too_many_waiting"))
-        else:
-            self._skipping = True
-            self._joined.send(self._answer(refusal.error, refusal.request_id))
+        self.on_head()
 
-    def on_body(self, body: bytes) -> None:
-        """Some of the body."""
-        if not self._skipping:
-            super().on_body(body)
+    def on_head(self) -> None:
+        """The head is whole, and small enough."""
+        super().on_headers_complete()
+        if len(self.pipeline) > _MAX_WAITING:
+            self._fail(BadRequest("too many requests wait on one connection", code="too_many_waiting"))
 
     def on_message_complete(self) -> None:
         """The request is whole; what follows is the next one's head."""
-        if self._skipping:
-            self._skipping = False
-            # it has been answered: as after any other answer, another request may follow for a while
-            self.on_response_complete()
-        else:
-            super().on_message_complete()
+        self.on_whole()
         # a large body stops the reading, and a connection that is not read from does not tell that it has ended
         if len(self.pipeline) < _FEW_WAITING:
             self.flow.resume_reading()
         self._in_head, self._begun, self._head_bytes, self._completed = True, False, 0, True
+
+    def on_whole(self) -> None:
+        """The body is whole."""
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer has been given; the next one's turn."""
@@ -177,38 +164,19 @@ class Connection(HttpToolsProtocol):
         self._refusal = error
         raise error
 
-    def _turned_away(self) -> Refusal | None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if self.limits.turnstile is None or answering or self.expect_100_continue:
-            return None
-        # who does not take the answers off the socket waits for their next one as everybody does
-        if self.flow.write_paused:
-            return None
-        if not self.parser.should_keep_alive() or self.parser.should_upgrade():
-            return None
-        return self.limits.turnstile.refused(self.parser.get_method(), self.url, cast(Scope, self.scope))
-
     def _refuse(self, error: ServeError) -> None:
         self._stop_timer()
         self.limits.on_refusal(error.code)
-        self.transport.write(self._answer(error, new_request_id(), b"connection: close\r\n"))
+        self.transport.write(self._error_bytes(error, new_request_id(), close=True))
         self.transport.close()
 
-    def _answer(self, error: ServeError, request_id: str, more: bytes = b"") -> bytes:
-        body = error_bytes(error)
+    def _error_bytes(self, error: ServeError, request_id: str, *, close: bool = False) -> bytes:
+        headers = [_JSON, (b"x-request-id", request_id.encode())]
         wait_s = retry_after(error)
-        return b"".join(
-            (
-                STATUS_LINE[error.status],
-                *(b"%s: %s\r\n" % header for header in self.server_state.default_headers),
-                b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n"
-                % (len(body), request_id.encode()),
-                b"" if wait_s is None else b"retry-after: %d\r\n" % wait_s,
-                more,
-                b"\r\n",
-                body,
-            )
-        )
+        if wait_s is not None:
+            headers.append((b"retry-after", b"%d" % wait_s))
+        answer = Answer(error.status, headers, error_bytes(error))
+        return answer_bytes(answer, self.server_state.default_headers, close=close)
 
     def _expect_head(self) -> None:
         if self._head_timer is None and self._in_head:

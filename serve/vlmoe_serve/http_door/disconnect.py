@@ -37,6 +37,15 @@ class Departure:
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work, or cancel it when the request's caller goes.
+
+    Raises:
+        ClientDisconnect: the caller is gone.
+    """
+    return await unless_left(request.scope[DEPARTURE], work)
+
+
+async def unless_left(departure: Departure, work: Coroutine[Any, Any, T]) -> T:
     """Await the work, or cancel it when the caller goes.
 
     Raises:
@@ -44,7 +53,6 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     """
     here = asyncio.current_task()
     assert here is not None, "a door's coroutines run in tasks"
-    departure: Departure = request.scope[DEPARTURE]
     left = False
 
     def leave() -> None:

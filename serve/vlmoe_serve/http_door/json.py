@@ -33,11 +33,18 @@ def parse_json(body: bytes) -> Any:
         raise BadRequest(f"the body is not JSON: {str(error)[:200]}", code="malformed_json") from None
 
 
+def to_json(content: object) -> bytes:
+    """Anything made of pydantic models, dataclasses, dicts, lists and scalars; what JSON has no number for is null."""
+    return pydantic_core.to_json(content, inf_nan_mode="null")
+
+
 def json_response(
     content: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Anything made of pydantic models, dicts, lists and scalars."""
-    body = pydantic_core.to_json(content, inf_nan_mode="null")
+    """What `to_json` writes."""
     return Response(
-        body, status, headers=None if headers is None else dict(headers), media_type="application/json"
+        to_json(content),
+        status,
+        headers=None if headers is None else dict(headers),
+        media_type="application/json",
     )

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from vlmoe_serve.http_door.connection import Connection, ConnectionLimits
+from vlmoe_serve.http_door.connection import ConnectionLimits
+from vlmoe_serve.http_door.short_ways import ShortWays, Ways
 
 _BACKLOG = 2048
 # longer than the idle time of usual client pools, so that it is rarely us who close under a request being sent
@@ -57,6 +58,7 @@ class HttpServer(uvicorn.Server):
         app: what answers.
         tls: None speaks plain HTTP.
         limits: of connections.
+        ways: around the app.
     """
 
     def __init__(
@@ -65,12 +67,13 @@ class HttpServer(uvicorn.Server):
         *,
         tls: ssl.SSLContext | None = None,
         limits: ConnectionLimits | None = None,
+        ways: Ways | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http=Connection.limited(limits or ConnectionLimits()),
+                http=ShortWays.leading(limits or ConnectionLimits(), ways or Ways()),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -6,14 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from vlmoe_serve.answers import Result
 from vlmoe_serve.call import Call
 from vlmoe_serve.http_door.body import call_from, read_body
 from vlmoe_serve.http_door.direct import Handler
 from vlmoe_serve.http_door.disconnect import unless_disconnected
 from vlmoe_serve.http_door.json import json_response
 from vlmoe_serve.http_door.openapi import body, errors, parameters
-from vlmoe_serve.service import Results, Service
+from vlmoe_serve.service import Service
 from vlmoe_serve.tasks import TASKS
 
 _SUMMARIES = {
@@ -47,7 +46,7 @@ def _handler(name: str, service: Service, max_body_bytes: int) -> Handler:
         found = await unless_disconnected(
             request, service.run(name, content.fields, call, strict=content.strict)
         )
-        return json_response(_content(found), headers=timing_headers(call))
+        return json_response(found, headers=timing_headers(call))
 
     return answer
 
@@ -72,10 +71,6 @@ def _add(router: APIRouter, name: str, answer: Handler) -> None:
         },
         openapi_extra={**extra, "parameters": parameters("x-request-timeout-ms", "x-priority")},
     )
-
-
-def _content(found: Result | Results) -> object:
-    return {"results": found.results} if isinstance(found, Results) else found
 
 
 def timing_headers(call: Call) -> dict[str, str]:

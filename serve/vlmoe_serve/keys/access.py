@@ -25,6 +25,11 @@ class Access:
         """Whether a key is asked for."""
         return bool(self._keys)
 
+    @property
+    def has_shares(self) -> bool:
+        """Whether callers have shares of their own, which `one` counts."""
+        return bool(self._keys) and bool(self._limits)
+
     def lets_in(self, shown: bytes | None) -> bool:
         """Whether `check` would pass, without counting who it would not."""
         return not self._keys or self._keys.name_of(shown) is not None

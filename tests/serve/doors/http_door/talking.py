@@ -6,12 +6,12 @@ import contextlib
 from vlmoe_serve.http_door.server import HttpServer, listen
 
 
-def talking(talk, app, limits):
+def talking(talk, app, limits=None, ways=None):
     """Run `talk(connect)` against a server of this app; connections that it opens are closed at the end."""
 
     async def run():
         listener = listen("127.0.0.1", 0)
-        server = HttpServer(app, limits=limits)
+        server = HttpServer(app, limits=limits, ways=ways)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from vlmoe_serve.errors import Overloaded, ShuttingDown
 from vlmoe_serve.http_door.body import call_from
-from vlmoe_serve.http_door.connection import ConnectionLimits
+from vlmoe_serve.http_door.short_ways import Ways
 from vlmoe_serve.http_door.turnstile import Turnstile
 from vlmoe_serve.keys.access import Access
 from vlmoe_serve.keys.api_keys import ApiKeys
@@ -150,8 +150,7 @@ def talking(service, talk):
         seen.append((await receive())["body"])
         await Response("inside")(scope, receive, send)
 
-    limits = ConnectionLimits(turnstile=turnstile(service))
-    server.talking(lambda connect: talk(connect, seen), app, limits)
+    server.talking(lambda connect: talk(connect, seen), app, ways=Ways(turnstile(service)))
 
 
 def test_a_connection_goes_on_after_a_refusal():
