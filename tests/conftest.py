@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from vlmoe_kernels.collectives.shared_memory import (
     SharedMemoryGroup,
@@ -20,8 +20,8 @@ from vlmoe_kernels.collectives.shared_memory import (
 # many servers run at once; each takes a port of its own for gRPC, as it does for HTTP
 os.environ.setdefault("VLMOE_SERVE_GRPC_PORT", "auto")
 
-# how long an example takes says nothing here: the machines are shared
-settings.register_profile("vlmoe", deadline=None)
+# how long an example takes, to make or to run, says nothing here: the machines are shared
+settings.register_profile("vlmoe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vlmoe")
 
 InGroup = Callable[..., list[Any]]
@@ -32,7 +32,7 @@ def in_group() -> Iterator[InGroup]:
     """in_group(size, work): run work(group) on every rank at once; the results by rank."""
     opened = []
 
-    def run(size: int, work: Callable[[SharedMemoryGroup], Any], timeout_s: float = 30.0) -> list[Any]:
+    def run(size: int, work: Callable[[SharedMemoryGroup], Any], timeout_s: float = 120.0) -> list[Any]:
         descriptors = make_descriptors(size)
         opened.append(descriptors)
         groups = [SharedMemoryGroup(rank, timeout_s) for rank in descriptors]

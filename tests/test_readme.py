@@ -35,7 +35,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pytest.fail(log.read_text())
     finally:
         server.terminate()
-        server.communicate(timeout=60)
+        server.communicate(timeout=240)
     assert server.returncode == 0
 
 
@@ -74,7 +74,13 @@ def curl(command: str) -> httpx.Response:
         else:
             target = word
     return httpx.request(
-        method, f"http://{target}", headers=headers, content=content, data=form or None, files=files or None
+        method,
+        f"http://{target}",
+        headers=headers,
+        content=content,
+        data=form or None,
+        files=files or None,
+        timeout=240,
     )
 
 
@@ -107,7 +113,7 @@ def test_every_command_answers_as_shown(url: str):
                 env={**os.environ, "VLMOE_URL": url},
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=240,
             )
             assert done.returncode == 0, done.stderr
             words = re.sub(r"\d+\.\d+", "#", done.stdout).split()

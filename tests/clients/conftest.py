@@ -45,6 +45,8 @@ def digest_of() -> Callable[[bytes], str]:
 
 
 QUICK = Retry(attempts=3, base_s=0.001)
+# Far more than any call needs; a machine that others use too may stall for seconds.
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(params=[Client, AsyncClient], ids=["blocking", "asyncio"])
@@ -63,7 +65,7 @@ def do(request: pytest.FixtureRequest, server: Server) -> Callable[..., Any]:
             return await getattr(opened, method)(*args, **fields)
 
     def run(method: str, *args: Any, client: dict[str, Any] | None = None, **fields: Any) -> Any:
-        settings = {"retry": QUICK, "timeout": 10.0, **(client or {})}
+        settings = {"retry": QUICK, "timeout": PATIENCE_S, **(client or {})}
         if request.param is Client:
             return blocking(method, *args, client=settings, **fields)
         return asyncio.run(under_asyncio(method, *args, client=settings, **fields))

@@ -50,7 +50,8 @@ class Server:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = 10
+    # of a connection that says nothing: longer than any call of a test
+    timeout = 240
     state: Server
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, png: bytes) -> Path:
 def run(command: list[str], folder: Path, url: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "VLMOE_URL": url, "PYTHONWARNINGS": "error"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

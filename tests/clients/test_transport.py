@@ -71,7 +71,7 @@ def test_retry_after_is_waited_for(do, server, wrong):
 def test_a_retry_after_beyond_the_timeout_ends_the_call_at_once(do, server, wrong):
     server.next(wrong.refuse(503, retry_after="30"))
     with pytest.raises(Unavailable) as caught:
-        do("embed", text="a", timeout=5.0)
+        do("embed", text="a", timeout=25.0)
     assert caught.value.retry_after_s == 30.0
     assert len(server.seen) == 1
 
@@ -139,9 +139,10 @@ def test_health_of_nobody_under_asyncio(closed_port):
 
 def test_an_answer_that_drips_ends_at_the_timeout(do, server, wrong):
     server.next(wrong.drip)
-    with pytest.raises(CallTimeout, match=r"within 0\.3 s"):
-        do("embed", text="a", timeout=0.3)
-    assert len(server.seen) == 1
+    with pytest.raises(CallTimeout, match=r"within 0\.5 s"):
+        do("embed", text="a", timeout=0.5)
+    # none where even the sending took so long, and none that was sent again
+    assert len(server.seen) <= 1
 
 
 def test_a_server_that_says_nothing_ends_at_the_timeout(server):

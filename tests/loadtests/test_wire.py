@@ -10,6 +10,8 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nX-Name: Value\r\n\r\n"
 def asked(*said):
     """The first answer of a server that says this to one request, and how many were not asked for."""
 
+    over = asyncio.Event()
+
     async def handle(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         for part in said:
@@ -17,13 +19,17 @@ def asked(*said):
             await writer.drain()
             await asyncio.sleep(0.01)
         writer.close()
+        over.set()
 
     async def main():
         async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
             host, port = server.sockets[0].getsockname()[:2]
             pool = Pool(host, port)
-            answer = await pool.ask(b"GET / HTTP/1.1\r\n\r\n", 5.0)
-            await asyncio.sleep(0.1)
+            answer = await pool.ask(b"GET / HTTP/1.1\r\n\r\n", 120.0)
+            await over.wait()
+            # what was sent is there, and is read within a few turns of the loop
+            for _ in range(20):
+                await asyncio.sleep(0)
             pool.close()
             return answer, pool.num_unasked
 

@@ -119,8 +119,11 @@ class Child:
             self._kill(f"was not ready after {timeout_s:g} s and was killed")
             raise EngineStartError(f"the engine was not ready after {timeout_s:g} s") from None
         finally:
-            ending.cancel()
+            # looked at, so that it is not reported as never retrieved
+            error = None if ending.cancel() else ending.exception()
         if not self._loaded.done():
+            if error is not None:
+                raise EngineStartError(f"the engine process sent what we do not understand: {error!r}")
             raise EngineStartError(f"the engine process {await self._how_it_ended()} while loading")
         answer = self._loaded.result()
         if isinstance(answer, LoadFailed):

@@ -52,7 +52,7 @@ def apart(num):
     told = context.Queue()
     process = context.Process(target=split, args=(num, told))
     process.start()
-    found = told.get(timeout=60)
+    found = told.get(timeout=240)
     process.join()
     return found
 

@@ -27,7 +27,9 @@ CONFIGS = {
 }
 # the fixtures are values and are not changed
 EXAMPLES = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 INDICES = st.lists(st.integers(0, 15), min_size=1, max_size=20)

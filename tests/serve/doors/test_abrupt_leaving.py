@@ -17,7 +17,7 @@ from vlmoe_client.proto.inference import grpc_predict_v2_pb2_grpc as oip_grpc
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 
-from ..waiting import wait_until
+from ..waiting import PATIENCE_S, wait_until
 
 _NUM_CALLERS, _ROUNDS = 24, 12
 
@@ -84,7 +84,9 @@ def test_over_http(server, image, nothing_remains):
         if dice.random() < 0.7:
             # a reset instead of an orderly end
             connection = writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # of one that the server has ended there is no socket any more
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
     async def caller():
@@ -102,7 +104,10 @@ def test_who_closes_half_of_a_connection_has_left(server, nothing_remains):
     before = server.metric(left)
     host, port = server.url.removeprefix("http://").split(":")
     body = b'{"text": "half"}'
-    with server.engine_paused(), socket.create_connection((host, int(port)), timeout=20) as connection:
+    with (
+        server.engine_paused(),
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection,
+    ):
         connection.sendall(
             b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
         )

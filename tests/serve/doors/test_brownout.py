@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ..waiting import wait_until
+from ..waiting import PATIENCE_S, wait_until
 
 MODE = "capacity=0.25;overflow=priority"
 
@@ -23,7 +23,7 @@ def test_it_begins_under_overload_and_ends_after_it(start, image):
     vector = server.client.post("/embed", json=body).json()
 
     crowd = threading.Thread(
-        target=lambda: server.client.post("/classify", json={"inputs": [body] * 256}, timeout=60)
+        target=lambda: server.client.post("/classify", json={"inputs": [body] * 256}, timeout=PATIENCE_S)
     )
     with server.engine_paused():
         crowd.start()

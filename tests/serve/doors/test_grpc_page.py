@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..waiting import PATIENCE_S
+
 PAGE = (Path(__file__).parents[3] / "docs" / "grpc.md").read_text()
 
 
@@ -19,7 +21,7 @@ def test_the_python_blocks_run(server, png, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (0, "")
     positions = re.findall(r"^(\d+) \w+$", done.stdout, re.MULTILINE)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ..waiting import PATIENCE_S
+
 FINE, BROKEN, TOO_LARGE, OTHER = {200}, {400}, {413}, {415}
 
 
@@ -141,7 +143,7 @@ def test_a_folder_of_hostile_images_costs_neither_an_error_of_ours_nor_memory(st
 
     def ask(file):
         image = base64.b64encode(file.read_bytes()).decode()
-        return httpx.post(f"{server.url}/embed", json={"image": image}, timeout=120)
+        return httpx.post(f"{server.url}/embed", json={"image": image}, timeout=PATIENCE_S)
 
     wrong = []
     for _ in range(2):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from ..waiting import wait_until
+from ..waiting import PATIENCE_S, wait_until
 
 
 def form(*parts, end=True):
@@ -163,7 +163,7 @@ def test_files_outside_the_page_are_not_served(server):
         "//etc/passwd",
         "/page//",
     ):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 404 "), path
@@ -171,7 +171,7 @@ def test_files_outside_the_page_are_not_served(server):
 
 def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(server, client):
     port = int(server.url.rsplit(":", 1)[1])
-    held = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(300)]
+    held = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) for _ in range(300)]
     try:
         assert client.post("/embed", json={"text": "a"}).status_code == 200
         # a slow machine has not taken all of them yet, and has sent some away already

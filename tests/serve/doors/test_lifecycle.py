@@ -21,12 +21,12 @@ def _logs_as_before():
 
 
 def status_of(url, path):
-    return httpx.get(f"{url}{path}").status_code
+    return httpx.get(f"{url}{path}", timeout=PATIENCE_S).status_code
 
 
 def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp_path):
     data = ["--data-dir", str(tmp_path / "data")]
-    server = start(*data, "--drain-s", "20")
+    server = start(*data, "--drain-s", "120")
     server.client.put("/collections/kept", json={})
     items = [{"id": f"i{n}", "text": "cat " * (n + 1), "metadata": {"n": n}} for n in range(5)]
     server.client.post("/collections/kept/items", json={"items": items})
@@ -44,7 +44,7 @@ def test_a_drain_loses_nothing_leaves_no_orphans_and_collections_stay(start, tmp
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: status_of(server.url, "/readyz") == 503)
             assert status_of(server.url, "/healthz") == 200
-            refused = httpx.post(f"{server.url}/embed", json={"text": "late"})
+            refused = httpx.post(f"{server.url}/embed", json={"text": "late"}, timeout=PATIENCE_S)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             assert int(refused.headers["retry-after"]) >= 1
         assert [answer.result().status_code for answer in answers] == [200] * 8
@@ -82,7 +82,7 @@ def test_a_drain_that_takes_too_long_ends_all_the_same(start):
 
 
 def test_the_second_signal_ends_at_once(start):
-    server = start("--drain-s", "60")
+    server = start("--drain-s", "600")
     engine = server.engine_pid
     with server.engine_paused(), concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(httpx.post, f"{server.url}/embed", json={"text": "a"}, timeout=PATIENCE_S)

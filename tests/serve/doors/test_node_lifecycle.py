@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ..waiting import wait_until
+from ..waiting import PATIENCE_S, wait_until
 
 MAIN = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
 START_S = 240.0
@@ -64,7 +64,7 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(60)
+            return self.process.wait(PATIENCE_S)
         finally:
             self.process.kill()
             for thread in self._threads:
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 def until_ready(url: str) -> None:
     end_s = time.monotonic() + START_S
-    while httpx.get(f"{url}/readyz").status_code != 200:
+    while httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code != 200:
         assert time.monotonic() < end_s
         time.sleep(0.05)
 
@@ -110,28 +110,33 @@ def test_a_node_without_doors_says_how_it_is_and_ends_with_node_0(
     )
     node = start_node(*group, "--node-rank", "1", "--port", "0")
     health = node.url("vlmoe node 1 of 2: health at ")
-    assert httpx.get(f"{health}/healthz").json() == {"status": "ok"}
-    waiting = httpx.get(f"{health}/readyz")
+    assert httpx.get(f"{health}/healthz", timeout=PATIENCE_S).json() == {"status": "ok"}
+    waiting = httpx.get(f"{health}/readyz", timeout=PATIENCE_S)
     assert waiting.status_code == 503
     assert waiting.json()["error"]["code"] == "engine_unavailable"
-    refused = httpx.post(f"{health}/vqa", json={})
+    refused = httpx.post(f"{health}/vqa", json={}, timeout=PATIENCE_S)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
-    assert httpx.post(f"{health}/readyz").status_code == 405
+    assert httpx.post(f"{health}/readyz", timeout=PATIENCE_S).status_code == 405
 
     server = start_node(*group, "--port", "0", "--grpc-port", "0", "--data-dir", str(tmp_path / "data"))
     url = server.url("vlmoe is ready on ")
     until_ready(health)
     alone = start().client.post("/embed", json={"text": "a sleeping cat"}).json()
-    answer = httpx.post(f"{url}/embed", json={"text": "a sleeping cat"}, timeout=60)
+    answer = httpx.post(f"{url}/embed", json={"text": "a sleeping cat"}, timeout=PATIENCE_S)
     assert answer.json()["embedding"] == alone["embedding"]
 
     # asked to end first, it stays while node 0 needs it
     node.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: httpx.get(f"{health}/readyz").status_code != 200)
-    assert httpx.get(f"{health}/readyz").json()["error"]["message"] == "this node is ending"
-    assert httpx.post(f"{url}/embed", json={"text": "a sleeping cat"}, timeout=60).json() == answer.json()
+    wait_until(lambda: httpx.get(f"{health}/readyz", timeout=PATIENCE_S).status_code != 200)
+    assert (
+        httpx.get(f"{health}/readyz", timeout=PATIENCE_S).json()["error"]["message"] == "this node is ending"
+    )
+    assert (
+        httpx.post(f"{url}/embed", json={"text": "a sleeping cat"}, timeout=PATIENCE_S).json()
+        == answer.json()
+    )
     assert server.end() == 0
-    assert node.process.wait(30) == 0
+    assert node.process.wait(PATIENCE_S) == 0
 
 
 NAMES = ("vlmoe-test-a", "vlmoe-test-b")

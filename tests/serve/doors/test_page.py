@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from ..waiting import PATIENCE_S
+
 PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="needs chromium or google-chrome in PATH")
 
@@ -74,7 +76,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = 30.0) -> Any:
+    def wait_for(self, script: str, seconds: float = PATIENCE_S) -> Any:
         """Its value as soon as it is true."""
         end_s = time.monotonic() + seconds
         while not (found := self.value(script)):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..waiting import PATIENCE_S
+
 PAGE = (Path(__file__).parents[3] / "docs" / "protocols.md").read_text()
 
 
@@ -23,7 +25,7 @@ def test_the_blocks_run(start, checkpoint, png, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert (done.returncode, done.stderr) == (0, "")
         printed.append(done.stdout)

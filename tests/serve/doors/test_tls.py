@@ -7,7 +7,7 @@ import httpx
 import pytest
 import trustme
 
-from ..waiting import wait_until
+from ..waiting import PATIENCE_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def trusting(authority):
 def serial_of(server, context):
     port = int(server.url.rsplit(":", 1)[1])
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         return connection.getpeercert()["serialNumber"]
@@ -44,7 +44,7 @@ def test_requests_are_answered_and_a_renewed_certificate_is_taken_up(start, auth
     server = start(*options(tmp_path))
     assert server.url.startswith("https://")
     context = trusting(authority)
-    with httpx.Client(base_url=server.url, verify=context, timeout=30) as client:
+    with httpx.Client(base_url=server.url, verify=context, timeout=PATIENCE_S) as client:
         assert client.post("/embed", json={"text": "a cat"}).status_code == 200
         before = serial_of(server, context)
         # half of a renewal: the old certificate stays
@@ -58,9 +58,9 @@ def test_requests_are_answered_and_a_renewed_certificate_is_taken_up(start, auth
         wait_until(lambda: serial_of(server, context) != before)
         assert client.get("/healthz").status_code == 200
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        httpx.get(f"{server.url}/healthz")
+        httpx.get(f"{server.url}/healthz", timeout=PATIENCE_S)
     with pytest.raises(httpx.HTTPError):
-        httpx.get(server.url.replace("https", "http"))
+        httpx.get(server.url.replace("https", "http"), timeout=PATIENCE_S)
     assert server.end() == 0
 
 
@@ -71,9 +71,9 @@ def test_callers_without_a_certificate_are_not_heard(start, authority, tmp_path)
     ours, stranger = trusting(authority), trusting(authority)
     authority.issue_cert("caller").configure_cert(ours)
     trustme.CA().issue_cert("caller").configure_cert(stranger)
-    with httpx.Client(verify=ours) as client:
+    with httpx.Client(verify=ours, timeout=PATIENCE_S) as client:
         assert client.get(f"{server.url}/v1/models").status_code == 200
     for context in (trusting(authority), stranger):
-        with pytest.raises(httpx.TransportError), httpx.Client(verify=context) as client:
+        with pytest.raises(httpx.TransportError), httpx.Client(verify=context, timeout=PATIENCE_S) as client:
             client.get(f"{server.url}/healthz")
     assert server.end() == 0

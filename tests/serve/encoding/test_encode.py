@@ -50,6 +50,9 @@ def test_no_more_than_its_threads_run_at_once_and_the_wait_is_known(pool):
     async def check():
         assert pool.wait_ms == 0
         tasks = [asyncio.ensure_future(pool.run(work, None)) for _ in range(6)]
+        while len(running) < 2:
+            await asyncio.sleep(0.001)
+        # a third, if there were one, would begin about now
         await asyncio.sleep(0.05)
         assert len(running) == 2
         assert pool.wait_ms > 0

@@ -14,6 +14,8 @@ from vlmoe_model.errors import BrokenImageError, ImageTooLargeError
 from vlmoe_model.images import load_image
 from vlmoe_serve.encoding.pictures import Pictures
 
+from ..waiting import PATIENCE_S
+
 SPEC, SMALLER = ImageSpec(size=16), ImageSpec(size=8)
 
 
@@ -75,20 +77,20 @@ def test_threads_that_want_the_same_file_decode_it_once(monkeypatch):
     def slow(data, spec, **limits):
         count.append(1)
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE_S)
         return load_image(data, spec, **limits)
 
     monkeypatch.setattr(vlmoe_serve.encoding.pictures, "load_image", slow)
     pictures, red = Pictures(10**6, 10**6), png("red")
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(pictures.load, red, SPEC)
-        assert started.wait(10)
+        assert started.wait(PATIENCE_S)
         others = [pool.submit(pictures.load, red, SPEC) for _ in range(3)]
         while pictures.stats.misses < 4:
             threading.Event().wait(0.001)
         go.set()
         for one in (first, *others):
-            assert one.result(timeout=10).shape == (16, 16, 3)
+            assert one.result(timeout=PATIENCE_S).shape == (16, 16, 3)
     assert len(count) == 1
 
 
@@ -108,7 +110,7 @@ def test_a_file_that_fails_is_let_go_without_the_collector(monkeypatch):
 
     def failing(data, spec, **limits):
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE_S)
         raise BrokenImageError("broken")
 
     def attempt(data):
@@ -125,7 +127,7 @@ def test_a_file_that_fails_is_let_go_without_the_collector(monkeypatch):
         before = sys.getrefcount(broken)
         threads = [threading.Thread(target=attempt, args=(broken,)) for _ in range(3)]
         threads[0].start()
-        assert started.wait(10)
+        assert started.wait(PATIENCE_S)
         for thread in threads[1:]:
             thread.start()
         while pictures.stats.misses < 3:

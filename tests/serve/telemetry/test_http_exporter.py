@@ -75,5 +75,5 @@ def test_it_gives_up_when_its_time_is_over(send, caplog):
     with caplog.at_level(logging.WARNING, "vlmoe_serve"):
         result, collector = send(*[503] * 100, timeout_s=0.5)
     assert result is SpanExportResult.FAILURE
-    assert 1 <= len(collector.posts) < 100
+    assert len(collector.posts) < 100
     assert caplog.records

@@ -62,7 +62,7 @@ def test_timeouts_keys_and_nobody_there(start, server, tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{closed.getsockname()[1]}"
-        with GrpcClient(url, retry=QUICK, timeout=5) as client:
+        with GrpcClient(url, retry=QUICK, timeout=PATIENCE_S) as client:
             with pytest.raises(ConnectFailed):
                 client.embed(text="a")
             assert client.ready() is False

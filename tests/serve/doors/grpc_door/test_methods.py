@@ -7,6 +7,8 @@ from vlmoe_client.proto.fields import all_fields_of
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 
+from ...waiting import PATIENCE_S
+
 
 @pytest.fixture
 def gallery(stub, png):
@@ -214,13 +216,13 @@ def test_models_are_changed_by_admins_alone(start, make_checkpoint, tmp_path, re
         request = pb.LoadModelRequest(name="second", path="tiny")
         for metadata, code in ((caller, "PERMISSION_DENIED"), ([], "UNAUTHENTICATED")):
             assert refused(stub.LoadModel, request, metadata=metadata).code == code
-        loaded = stub.LoadModel(request, metadata=admin, timeout=60)
+        loaded = stub.LoadModel(request, metadata=admin, timeout=PATIENCE_S)
         assert (loaded.id, loaded.HasField("replaced")) == ("second", False)
         models = stub.ListModels(pb.ListModelsRequest(), metadata=caller).data
         assert {model.id: model.model_id for model in models}["second"] == loaded.model_id
         embedded = stub.Embed(pb.EmbedRequest(text="a cat", model="second"), metadata=caller)
         assert embedded.space_id == loaded.space_id
-        again = stub.LoadModel(request, metadata=admin, timeout=60)
+        again = stub.LoadModel(request, metadata=admin, timeout=PATIENCE_S)
         assert again.replaced == loaded.model_id
         assert all(report.agreement == 1 for report in again.canary if report.HasField("agreement"))
         found = refused(stub.LoadModel, pb.LoadModelRequest(name="third", path="../x"), metadata=admin)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ...waiting import PATIENCE_S
+
 QUESTIONS = ["is there a red circle", "a sleeping cat"]
 
 
@@ -28,7 +30,7 @@ def ask(server, png, tmp_path):
             [sys.executable, "-c", start + script, server.grpc, *map(str, paths)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -15,7 +15,7 @@ from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2 as pb
 from vlmoe_client.proto.vlmoe.v1 import vlmoe_pb2_grpc
 from vlmoe_serve.main import run
 
-from ...waiting import wait_until
+from ...waiting import PATIENCE_S, wait_until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -108,7 +108,7 @@ def test_connections_over_the_limit_are_refused_until_others_end(start):
 
     def answers(channel):
         try:
-            return health_pb2_grpc.HealthStub(channel).Check(health, timeout=10).status == SERVING
+            return health_pb2_grpc.HealthStub(channel).Check(health, timeout=PATIENCE_S).status == SERVING
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAVAILABLE:
                 raise
@@ -143,7 +143,9 @@ def write(folder, issued):
 def embed(server, **credentials):
     how = grpc.ssl_channel_credentials(**credentials)
     with grpc.secure_channel(server.grpc, how) as channel:
-        return len(vlmoe_pb2_grpc.VLMoEStub(channel).Embed(pb.EmbedRequest(text="a"), timeout=20).embedding)
+        return len(
+            vlmoe_pb2_grpc.VLMoEStub(channel).Embed(pb.EmbedRequest(text="a"), timeout=PATIENCE_S).embedding
+        )
 
 
 def test_tls_of_both_sides_and_a_renewed_certificate(start, authority, tmp_path):

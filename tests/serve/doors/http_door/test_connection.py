@@ -12,6 +12,8 @@ from vlmoe_serve.http_door.limits import BodyLimit
 
 from . import talking as server
 
+# Far more than a test needs between two of its skips.
+HEAD_S = 20.0
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -99,47 +101,57 @@ def test_who_says_nothing_is_sent_away_and_who_says_it_slowly_is_told():
     async def talk(connect, refused):
         silent, _ = await connect()
         slow, slowly = await connect()
-        for byte in GET[:-2]:
-            slowly.write(bytes([byte]))
-            await asyncio.sleep(0.02)
-            if refused:
-                break
+        slowly.write(GET[:5])
+        await server.skip(HEAD_S / 2)
+        # a byte now and then does not make it longer
+        slowly.write(GET[5:-2])
+        await server.skip(HEAD_S / 2)
         answer = await answered(slow)
         assert (answer[0], answer[1]["error"]["code"]) == (408, "request_too_slow")
         assert await silent.read() == b""
         assert sorted(refused) == ["idle", "request_too_slow"]
 
-    talking(talk, ConnectionLimits(head_s=0.3))
+    talking(talk, ConnectionLimits(head_s=HEAD_S))
 
 
 def test_the_clock_runs_for_every_request_of_a_connection():
     async def talk(connect, refused):
         reader, writer = await connect()
-        for _ in range(3):
+        for _ in range(2):
             writer.write(GET)
             assert (await answered(reader))[0] == 200
-            await asyncio.sleep(0.05)
+            await server.skip(0.75 * HEAD_S)
         writer.write(GET[:10])
+        await server.skip(HEAD_S)
         assert (await answered(reader))[0] == 408
         other, writer = await connect()
         writer.write(GET + GET[:10])
         assert (await answered(other))[0] == 200
+        await server.skip(HEAD_S)
         assert (await answered(other))[0] == 408
 
-    talking(talk, ConnectionLimits(head_s=0.2))
+    talking(talk, ConnectionLimits(head_s=HEAD_S))
 
 
 def test_an_answer_that_takes_long_is_not_cut_by_the_next_head():
+    go = asyncio.Event()
+
     async def slow(scope, receive, send):
-        await asyncio.sleep(0.5)
+        await go.wait()
         await echo(scope, receive, send)
 
     async def talk(connect, refused):
         reader, writer = await connect()
         writer.write(GET + GET[:10])
+        for _ in range(2):
+            await server.skip(HEAD_S)
+        go.set()
         assert (await answered(reader))[0] == 200
+        # from here on it counts
+        await server.skip(HEAD_S)
+        assert (await answered(reader))[0] == 408
 
-    talking(talk, ConnectionLimits(head_s=0.1), slow)
+    talking(talk, ConnectionLimits(head_s=HEAD_S), slow)
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_their_order():
@@ -192,7 +204,7 @@ def test_connections_over_the_limit_are_told_when_to_come_back():
         assert int(answer[2][b"retry-after"]) >= 1
         held[0][1].close()
         await held[0][1].wait_closed()
-        await asyncio.sleep(0.05)
+        await server.turns()
         reader, writer = await connect()
         writer.write(GET)
         assert (await answered(reader))[0] == 200
@@ -215,20 +227,20 @@ def test_a_body_that_trickles_is_refused_and_one_that_flows_is_not():
     async def talk(connect, refused):
         reader, writer = await connect()
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
-        telling = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
-        while not telling.done():
+        for _ in range(3):
             writer.write(b"a")
-            await asyncio.sleep(0.01)
-        head = telling.result()
+            await server.skip(0.35 * HEAD_S)
+        head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 408")
         assert b"connection: close" in head
         assert await reader.readexactly(16) == b"request_too_slow"
 
         other, writer = await connect()
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 40000\r\n\r\n")
+        # for longer than the grace, and not longer than so many bytes may take
         for _ in range(20):
             writer.write(b"a" * 2000)
-            await asyncio.sleep(0.02)
+            await server.skip(0.06 * HEAD_S)
         assert (await answered(other))[1] == b"40000"
 
-    talking(talk, ConnectionLimits(), BodyLimit(answering, 10**6, grace_s=0.2))
+    talking(talk, ConnectionLimits(), BodyLimit(answering, 10**6, grace_s=HEAD_S))

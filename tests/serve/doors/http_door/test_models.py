@@ -3,7 +3,6 @@
 import concurrent.futures
 import shutil
 import threading
-import time
 
 import pytest
 
@@ -89,9 +88,11 @@ def test_a_swap_under_load_loses_no_request_and_mixes_no_answer(server, image):
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask) for _ in range(4)]
-        time.sleep(0.5)
+        wait_until(lambda: answers)
         swapped = load(server, "main", "two", allow_new_space=True)
-        time.sleep(0.5)
+        # more than were under way: among them are answers of the new one
+        enough = len(answers) + 50
+        wait_until(lambda: len(answers) >= enough)
         stop.set()
         for one in asking:
             one.result()

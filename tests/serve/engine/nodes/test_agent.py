@@ -12,7 +12,7 @@ from vlmoe_serve.engine.nodes.agent import Agent, NodeRefused
 from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.wire import NodeHello, Refused
 
-from ...waiting import wait_until
+from ...waiting import PATIENCE_S, wait_until
 
 
 class Running:
@@ -32,14 +32,14 @@ class Running:
 
     def end(self) -> None:
         self.agent.stop()
-        self.thread.join(60)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
 
 @pytest.fixture
 def node_0() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
+        listener.settimeout(PATIENCE_S)
         yield listener
 
 
@@ -62,20 +62,20 @@ def test_it_comes_again_when_asked_to_and_ends_when_refused(node_0: socket.socke
     running = Running(agent_for(node_0.getsockname()[1], checkpoint))
     for answer in (None, Refused("there is a node 1 already", final=False), Refused("no", final=True)):
         link = Link.accept(node_0.accept()[0], b"")
-        hello = link.receive(60)
+        hello = link.receive(PATIENCE_S)
         assert isinstance(hello, NodeHello)
         assert hello.node == 1
         assert hello.terms["the checkpoint"].startswith("m-")
         if answer is not None:
             link.send(answer)
         link.close()
-    running.thread.join(60)
+    running.thread.join(PATIENCE_S)
     assert isinstance(running.error, NodeRefused)
     assert str(running.error) == "no"
 
 
 def test_a_checkpoint_that_cannot_be_read_is_said(node_0: socket.socket, tmp_path: Path) -> None:
     running = Running(agent_for(node_0.getsockname()[1], tmp_path))
-    running.thread.join(60)
+    running.thread.join(PATIENCE_S)
     assert isinstance(running.error, ValueError)
     assert "config.json" in str(running.error)

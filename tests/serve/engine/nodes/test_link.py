@@ -11,6 +11,8 @@ from vlmoe_serve.engine.nodes import wire
 from vlmoe_serve.engine.nodes.link import Closed, Link, NotAdmitted, read_key
 from vlmoe_serve.engine.nodes.wire import Put, WireError
 
+from ...waiting import PATIENCE_S
+
 KEY = b"sixteen bytes ok"
 
 
@@ -53,7 +55,7 @@ def test_messages_go_both_ways_and_an_end_is_heard() -> None:
     assert called.receive() == large
     sender.join()
     called.send(Put("back", b"1"))
-    assert caller.receive(10) == Put("back", b"1")
+    assert caller.receive(PATIENCE_S) == Put("back", b"1")
     assert (caller.address, called.peer) == ("127.0.0.1", "127.0.0.1")
     with pytest.raises(TimeoutError):
         caller.receive(0.01)
@@ -76,7 +78,7 @@ def test_closing_wakes_the_one_who_waits() -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     caller.close()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert len(woken) == 1
     called.close()
 
@@ -145,7 +147,7 @@ def test_a_message_that_is_too_long_is_refused_before_it_is_read() -> None:
     caller, called = pair()
     caller.send(Put("k", bytes(2000)))
     with pytest.raises(WireError, match="bytes is none of ours"):
-        called.receive(10, max_bytes=1000)
+        called.receive(PATIENCE_S, max_bytes=1000)
     caller._sock.sendall(wire.LENGTHS.pack(1, 1 << 60))
     caller.close()
     called.close()

@@ -10,7 +10,7 @@ from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.meeting import Meeting
 from vlmoe_serve.engine.nodes.wire import GroupUp, NodeHello, RankHello, Refused, Welcome
 
-from ...waiting import wait_until
+from ...waiting import PATIENCE_S, wait_until
 
 TERMS = {"the checkpoint": "m-1"}
 HOW = "fp32 with cpu"
@@ -26,7 +26,7 @@ def free_port() -> int:
 class Gathering:
     """A meeting of 2 nodes with 2 ranks each, whose `gather` runs in a thread."""
 
-    def __init__(self, patience_s: float = 60.0, key_file: Path | None = None) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S, key_file: Path | None = None) -> None:
         self.port = free_port()
         self.lost: list[int] = []
         self._key = b"" if key_file is None else key_file.read_bytes()
@@ -52,12 +52,12 @@ class Gathering:
 
     def node(self) -> tuple[Link, str]:
         link = self.call(NodeHello(1, TERMS))
-        answer = link.receive(10)
+        answer = link.receive(PATIENCE_S)
         assert isinstance(answer, Welcome), answer
         return link, answer.admission
 
     def end(self) -> None:
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Gathering:
 def gather() -> Iterator[Callable[..., Gathering]]:
     made: list[Gathering] = []
 
-    def begin(patience_s: float = 60.0, key_file: Path | None = None) -> Gathering:
+    def begin(patience_s: float = PATIENCE_S, key_file: Path | None = None) -> Gathering:
         made.append(Gathering(patience_s, key_file))
         return made[-1]
 
@@ -88,7 +88,7 @@ def test_nodes_and_then_their_ranks_are_taken_in(gather: Callable[..., Gathering
     assert sorted(gathering.links) == [1, 2, 3]
     assert gathering.address == "127.0.0.1"
     gathering.meeting.tell_up()
-    assert node.receive(10) == GroupUp()
+    assert node.receive(PATIENCE_S) == GroupUp()
     # the port is closed: who comes now has to wait for the next life of the group
     with pytest.raises(OSError, match="refused"):
         Link.connect("127.0.0.1", gathering.port, b"")
@@ -100,16 +100,16 @@ def test_nodes_and_then_their_ranks_are_taken_in(gather: Callable[..., Gathering
 def test_other_terms_and_other_ranks_are_refused(gather: Callable[..., Gathering]) -> None:
     gathering = gather()
     stranger = gathering.call(NodeHello(1, {"the checkpoint": "m-2"}))
-    assert stranger.receive(10) == Refused(
+    assert stranger.receive(PATIENCE_S) == Refused(
         "node 1 was refused: the checkpoint is m-2 there and m-1 on node 0", final=True
     )
-    beyond = gathering.call(NodeHello(2, TERMS)).receive(10)
+    beyond = gathering.call(NodeHello(2, TERMS)).receive(PATIENCE_S)
     assert beyond == Refused("node 2 was refused: --node-rank must be from 1 to 1 there", final=True)
     _, admission = gathering.node()
-    twice = gathering.call(NodeHello(1, TERMS)).receive(10)
+    twice = gathering.call(NodeHello(1, TERMS)).receive(PATIENCE_S)
     assert twice == Refused("there is a node 1 already", final=False)
     for rank, shown in ((2, "of an earlier life"), (1, admission), (4, admission), (0, admission), (-1, "")):
-        answer = gathering.call(RankHello(rank, shown, HOW)).receive(10)
+        answer = gathering.call(RankHello(rank, shown, HOW)).receive(PATIENCE_S)
         assert answer == Refused(f"rank {rank} is not expected", final=False)
     assert gathering.meeting._missing() == (
         f"all nodes are there, but rank 1, 2, 3 did not come to 127.0.0.1:{gathering.port}"
@@ -127,7 +127,7 @@ def test_a_node_that_leaves_before_all_are_there_may_come_again(gather: Callable
     wait_until(lambda: 2 in gathering.meeting._links)
     node.close()
     with pytest.raises(OSError, match=r"closed|reset"):
-        lost.receive(10)
+        lost.receive(PATIENCE_S)
     wait_until(lambda: not gathering.meeting._nodes)
     _, again = gathering.node()
     assert again != admission
@@ -161,7 +161,7 @@ def test_callers_without_the_key_or_without_manners_keep_nobody_out(
 ) -> None:
     key = tmp_path / "key"
     key.write_bytes(b"0123456789abcdef")
-    gathering = gather(patience_s=60, key_file=key)
+    gathering = gather(patience_s=PATIENCE_S, key_file=key)
     silent = [socket.create_connection(("127.0.0.1", gathering.port)) for _ in range(5)]
     with pytest.raises(OSError, match="another one there"):
         Link.connect("127.0.0.1", gathering.port, b"")

@@ -55,7 +55,7 @@ class Node:
 
     def end(self) -> None:
         self.agent.stop()
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
 
@@ -151,7 +151,7 @@ def test_nodes_answer_bit_for_bit_what_one_rank_answers(
             await check(supervisor)
 
     with_engine(options, use)
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + PATIENCE_S
     while node.agent.state.ready:
         assert time.monotonic() < end_s, "node 1 does not know that node 0 is gone"
         time.sleep(0.01)
@@ -261,8 +261,10 @@ def test_a_node_with_another_checkpoint_or_key_is_refused_and_node_0_says_who_is
     key = tmp_path / "other-key"
     key.write_text("another key that is long enough")
     stranger = make_node(options, dataclasses.replace(where, key_file=key))
-    with pytest.raises(EngineStartError, match=r"node 1 of 2 did not come to 127.0.0.1:\d+ within 6 s"):
-        asyncio.run(Supervisor(ENGINES["torch"], options).start())
+    while other.error is None or stranger.error is None:
+        # again, where a crowded machine lets nobody come in time
+        with pytest.raises(EngineStartError, match=r"node 1 of 2 did not come to 127.0.0.1:\d+ within 6 s"):
+            asyncio.run(Supervisor(ENGINES["torch"], options).start())
     other.end()
     stranger.end()
     assert isinstance(other.error, NodeRefused)

@@ -8,6 +8,8 @@ from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.store import HubStore, LinkStore, Values
 from vlmoe_serve.engine.nodes.wire import Joined
 
+from ...waiting import PATIENCE_S
+
 
 def test_what_any_rank_puts_all_can_get_whoever_asks_first() -> None:
     values = Values()
@@ -21,7 +23,7 @@ def test_what_any_rank_puts_all_can_get_whoever_asks_first() -> None:
     asking = threading.Thread(target=lambda: early.append(first.get("0/1")))
     asking.start()
     second.set("0/1", b"\0one")
-    asking.join(30)
+    asking.join(PATIENCE_S)
     assert early == [b"\0one"]
     hub.set("0/0", "zero")
     first.wait(["0/0", "0/1"])
@@ -31,7 +33,7 @@ def test_what_any_rank_puts_all_can_get_whoever_asks_first() -> None:
     # the other one's end is the end of it, too
     theirs[1].close()
     for thread in serving:
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     theirs[0].close()
     for _, end in ends:
