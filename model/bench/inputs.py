@@ -1,5 +1,7 @@
 """What happens to a batch beside the blocks, in torch and as it is served: pixels, a gradient stem's cells, a plan.
 
+Pictures before the batch: `preparing.py`.
+
     .venv/bin/python model/bench/inputs.py [--images 1 8 32] [--repeats 60]
 
 In turns, one thread. Prints milliseconds a batch: medians of torch's way and of ours, and the ratio.

@@ -18,7 +18,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vlmoe_model.config import ImageSpec
+from vlmoe_model.content import content
 from vlmoe_model.errors import BrokenImageError, ImageFormatError, ImageTooLargeError
+from vlmoe_model.resizing import resized
 
 DEFAULT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 DEFAULT_MAX_PIXELS = 64_000_000
@@ -34,7 +36,6 @@ _SCAN = b"\xff\xda"
 
 # BMP is not listed: two letters are no proof that a file meant to be one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF8"}
-_RESIZE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,8 +46,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# How far a channel must be from the border's colour to count as content, and the margin left around it.
-_CONTENT_THRESHOLD = 16
+# Left around what is content.
 _CONTENT_MARGIN = 0.02
 _BAND = 64
 
@@ -138,16 +138,19 @@ def prepare(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
         raise ValueError(f"prepare takes an image of mode RGB, got {image.mode}")
     size = (spec.size, spec.size)
     if spec.crop == "none":
-        return np.array(image.resize(size, _RESIZE[spec.resize]))
-    (left, top, right, bottom), ground = _content(np.asarray(image))
+        return resized(image, size, spec.resize)
+    (left, top, right, bottom), ground = content(image)
     width, height = right - left, bottom - top
     # resize first and pad after: padding a long thin image to a square first could take gigabytes
     scale = spec.size / (max(width, height) * (1 + 2 * _CONTENT_MARGIN))
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    content = image.resize(inner, _RESIZE[spec.resize], box=(left, top, right, bottom))
-    square = Image.new("RGB", size, ground)
-    square.paste(content, ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
-    return np.array(square)
+    left_margin, top_margin = (spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2
+    square = np.empty((spec.size, spec.size, 3), np.uint8)
+    square[:] = ground
+    square[top_margin : top_margin + inner[1], left_margin : left_margin + inner[0]] = resized(
+        image, inner, spec.resize, (left, top, right, bottom)
+    )
+    return square
 
 
 class _Source(BytesIO):
@@ -162,38 +165,6 @@ class _Source(BytesIO):
         if self._reads_left < 0:
             raise BrokenImageError(f"the image consists of more than {_MAX_READS} pieces")
         return super().read(size)
-
-
-def _content(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[int, int, int, int], tuple[int, int, int]]:
-    """The box (left, top, right, bottom) of what differs from the border's colour, and that colour."""
-    height, width = pixels.shape[:2]
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    ground = np.median(border, axis=0).astype(np.int16)
-    low = np.clip(ground - _CONTENT_THRESHOLD, 0, 255).astype(np.uint8)
-    high = np.clip(ground + _CONTENT_THRESHOLD, 0, 255).astype(np.uint8)
-    red, green, blue = (int(channel) for channel in ground)
-    rows = _extent(pixels, low, high)
-    if rows is None:
-        return (0, 0, width, height), (red, green, blue)
-    columns = _extent(pixels[slice(*rows)].swapaxes(0, 1), low, high) or (0, width)
-    return (columns[0], rows[0], columns[1], rows[1]), (red, green, blue)
-
-
-def _extent(
-    pixels: npt.NDArray[np.uint8], low: npt.NDArray[np.uint8], high: npt.NDArray[np.uint8]
-) -> tuple[int, int] | None:
-    """Begin and end, along axis 0, of what leaves [low, high]. Goes in from both ends: a photo stops it at once."""
-
-    def hits(start: int) -> npt.NDArray[np.intp]:
-        band = pixels[start : start + _BAND]
-        return start + np.flatnonzero(((band < low) | (band > high)).any(axis=(1, 2)))
-
-    starts = range(0, len(pixels), _BAND)
-    first = next((found[0] for found in map(hits, starts) if len(found)), None)
-    if first is None:
-        return None
-    last = next(found[-1] for found in map(hits, reversed(starts)) if len(found))
-    return int(first), int(last) + 1
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -118,6 +118,8 @@ def test_the_steps_make_a_server_that_writes_nowhere(dockerfile):
         assert build.enter(stage, process, health, variables) == 0
         assert build.enter(stage, process, health, {**variables, "VLMOE_SERVE_PORT": "1"}) == 1
         assert build.enter(stage, process, ["touch", "/tmp/written"], {}) == 0
+        libraries = "test -r /opt/vlmoe/kernels && for one in /opt/vlmoe/kernels/*.so; do test -r $one || exit 1; done"
+        assert build.enter(stage, process, ["sh", "-c", libraries], {}) == 0
         for folder in ("/", "/opt/vlmoe", "/usr"):
             assert build.enter(stage, process, ["touch", f"{folder}/written"], {}) != 0, folder
         process.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 import numpy as np
 import numpy.typing as npt
 
+from vlmoe_model import resizing
 from vlmoe_model.config import ImageSpec
 from vlmoe_model.images import load_image
 from vlmoe_serve.encoding.byte_cache import ByteCache, CacheStats
@@ -31,6 +32,8 @@ class Pictures:
     """
 
     def __init__(self, max_pixels: int, cache_bytes: int = 0) -> None:
+        # compiled now, if it never was: not in the first request
+        resizing.in_c()
         self._max_pixels = max_pixels
         self._budget = PixelBudget(max_pixels)
         self._cache: ByteCache[_Key, Pixels] = ByteCache(cache_bytes)

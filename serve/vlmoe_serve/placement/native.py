@@ -1,16 +1,10 @@
 """`dispatch.by_counts` and `dispatch.shares` in C, compiled on this machine at first use; else the numpy truth.
 
-The library lies in the user's cache under a name made from its source, so an upgrade never meets an old one.
+Where the library lies: `vlmoe_model/compiled.py`.
 """
 
 import ctypes
-import hashlib
 import logging
-import os
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vlmoe_model import compiled
 from vlmoe_serve.placement.dispatch import Counts, Hosts, Routed, by_counts, shares
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("dispatch.c")
-_BUILD_S = 60.0
 
 Flow = npt.NDArray[np.int64]
 
@@ -32,7 +26,7 @@ def split_by_counts(
     counts_BXG: Counts, hosts_XG: Hosts, *, stream: int, node_G: npt.NDArray[np.int32]
 ) -> Routed:
     """The same bits as `by_counts`, in microseconds a step."""
-    library = load(_cache_directory())
+    library = load(compiled.cache_directory())
     if library is None:
         return by_counts(counts_BXG, hosts_XG, stream=stream, node_G=node_G)
     counts = np.ascontiguousarray(counts_BXG, np.int32)
@@ -53,7 +47,7 @@ def split_by_counts(
 def flow_by_counts(counts_XG: Flow, hosts_XG: Hosts, *, stream: int, node_G: npt.NDArray[np.int32]) -> Flow:
     """[experts, from, to]: what each rank sends to each copy in one step; what stays is on the diagonal."""
     counts = np.ascontiguousarray(counts_XG, np.int32)
-    library = load(_cache_directory())
+    library = load(compiled.cache_directory())
     if library is None:
         amounts = by_counts(counts[None], hosts_XG, stream=stream, node_G=node_G).amounts_BXG[0]
         return shares(counts, amounts, node_G).astype(np.int64)
@@ -81,9 +75,9 @@ class Functions:
 def load(directory: Path) -> Functions | None:
     """The compiled functions, built below `directory` if they are not there; None where they cannot be, said once."""
     try:
-        library = ctypes.CDLL(str(build(directory)))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _log.warning("tokens are split over copies by numpy, not in C: %s", " ".join(str(error).split()))
+        library = compiled.load(_SOURCE, directory)
+    except RuntimeError as error:
+        _log.warning("tokens are split over copies by numpy, not in C: %s", error)
         return None
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
     split, flow = library.split_by_counts, library.flow_by_counts
@@ -91,42 +85,3 @@ def load(directory: Path) -> Functions | None:
     split.argtypes = [*[whole] * 3, *[pointer] * 3, whole, *[pointer] * 2]
     flow.argtypes = [*[whole] * 2, *[pointer] * 3, whole, pointer]
     return Functions(split, flow)
-
-
-def build(directory: Path) -> Path:
-    """Compile the source into `directory`, unless that was done before.
-
-    Raises:
-        RuntimeError: no compiler, or a directory that another user can write to. OSError, SubprocessError: it failed.
-    """
-    source = _SOURCE.read_bytes()
-    key = hashlib.sha256(source + sysconfig.get_platform().encode()).hexdigest()[:16]
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _refuse_foreign(directory)
-    target = directory / f"dispatch-{key}.so"
-    if target.exists():
-        return target
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        raise RuntimeError("no C compiler on the path")
-    # built beside its place and moved there whole: another process may be doing the same
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        built = Path(scratch) / target.name
-        command = [compiler, "-O2", "-std=c99", "-shared", "-fPIC", "-o", str(built), str(_SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{compiler} failed: {done.stderr}")
-        built.replace(target)
-    return target
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """Code is loaded from here, so nobody else may write to it."""
-    if hasattr(os, "getuid"):
-        status = directory.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise RuntimeError(f"{directory} can be written by others")
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmoe"
