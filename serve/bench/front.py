@@ -1,9 +1,10 @@
 """What the server costs in processor time, which a busy machine disturbs less than the clock: answers and refusals.
 
-    PYTHONPATH=loadtests .venv/bin/python serve/bench/front.py [--seconds 8] [--mix small-vqa]
+    PYTHONPATH=loadtests .venv/bin/python serve/bench/front.py [--beside CHECKOUT] [--turns 5] [--mix small-vqa]
 
-Prints milliseconds of processor time an answered input, in the front and in the engine, beside encode + forward in this
-process in batches of 32; then a refusal, while the engine is stopped and the queue is full.
+Prints milliseconds of processor time an answered input, of the event loop, of decoding threads and of the engine,
+medians over turns with another checkout of this repository; before that encode + forward in this process in batches of
+32, and after it a refusal, while the engine is stopped and the queue is full.
 """
 
 import argparse
@@ -11,15 +12,15 @@ import asyncio
 import base64
 import json
 import os
-import re
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+from overload import HERE, start
 
 from vlmoe_loadtests.generator import Target, closed_loop, open_loop
 from vlmoe_loadtests.mixes import Ask, asks
@@ -28,12 +29,17 @@ from vlmoe_model.inputs import Job
 from vlmoe_model.runner import Runner
 
 CLIENTS = 32
+PARTS = ("loop", "decoding", "engine")
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time of a process, all threads, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def thread_s(pid: int, thread: int) -> float:
+    """Processor time of one thread, in seconds."""
+    return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0]) / 1e9
+
+
+def threads_of(pid: int) -> list[int]:
+    """All of them."""
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def engine_of(pid: int) -> int:
@@ -42,34 +48,43 @@ def engine_of(pid: int) -> int:
     return next(int(child) for task in tasks for child in (task / "children").read_text().split())
 
 
-async def measure(server: int, target: Target, wanted: list[Ask], seconds: float) -> None:
-    """Print what answers and refusals cost."""
+def parts_s(server: int) -> dict[str, float]:
+    """What each part has taken until now."""
     engine = engine_of(server)
-    await closed_loop(target, wanted, CLIENTS, 3.0)
-    front_s, engine_s = cpu_s(server), cpu_s(engine)
-    records = await closed_loop(target, wanted, CLIENTS, seconds)
+    return {
+        "loop": thread_s(server, server),
+        "decoding": sum(thread_s(server, one) for one in threads_of(server) if one != server),
+        "engine": sum(thread_s(engine, one) for one in threads_of(engine)),
+    }
+
+
+def answers(server: int, target: Target, wanted: list[Ask], seconds: float) -> dict[str, float]:
+    """Milliseconds an input, by part, and inputs a second."""
+    before, start_s = parts_s(server), time.perf_counter()
+    records = asyncio.run(closed_loop(target, wanted, CLIENTS, seconds))
+    took_s, after = time.perf_counter() - start_s, parts_s(server)
     num = sum(record.num_inputs for record in records if record.status == 200)
-    print(
-        f"{CLIENTS} callers: front {1000 * (cpu_s(server) - front_s) / num:.2f}, "
-        f"engine {1000 * (cpu_s(engine) - engine_s) / num:.2f} ms an input"
-    )
+    return {part: 1000 * (after[part] - before[part]) / num for part in PARTS} | {"rate": num / took_s}
+
+
+async def refusals(server: int, target: Target, wanted: list[Ask], seconds: float) -> None:
+    """Print what they cost."""
+    engine = engine_of(server)
     os.kill(engine, signal.SIGSTOP)
     try:
         # more than the queue takes at any prediction: what comes after is refused
         waiting = asyncio.ensure_future(open_loop(target, wanted, [0.001 * i for i in range(400)]))
         await asyncio.sleep(5.0)
-        front_s = cpu_s(server)
+        before_s = thread_s(server, server)
         records = await closed_loop(target, wanted, 8, seconds)
-        outcomes = Counter(record.outcome for record in records)
-        print(
-            f"refused: front {1000 * (cpu_s(server) - front_s) / len(records):.2f} ms a request, {dict(outcomes)}"
-        )
+        ms = 1000 * (thread_s(server, server) - before_s) / len(records)
+        print(f"refused: loop {ms:.3f} ms a request, {dict(Counter(record.outcome for record in records))}")
     finally:
         os.kill(engine, signal.SIGCONT)
     await waiting
 
 
-def bare_ms(wanted: list[Ask]) -> tuple[float, float]:
+def bare_ms(wanted: Sequence[Ask]) -> tuple[float, float]:
     """Encode and forward of a question, in this process: medians over batches."""
     runner = Runner.load("demo", threads=1)
     processor = runner.directory.processor()
@@ -89,28 +104,39 @@ def bare_ms(wanted: list[Ask]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Start a server, measure, print."""
+    """Start the servers, measure in turns, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--mix", choices=("small-vqa", "vqa"), default="small-vqa")
     args = parser.parse_args()
     wanted = list(asks(args.mix, 0))
     print("bare: encode {:.2f}, forward {:.2f} ms an input".format(*bare_ms(wanted)))
-    vlmoe = str(Path(sys.executable).with_name("vlmoe"))
+    checkouts = [HERE] if args.beside is None else [args.beside.resolve(), HERE]
     with tempfile.TemporaryDirectory() as data:
-        command = [vlmoe, "serve", "--port", "0", "--grpc-port", "0", "--threads", "1", "--cache-mb", "0"]
-        command += ["--data-dir", data, "--max-queue-ms", "400"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        options = ("--max-queue-ms", "400")
+        servers = [start(checkout, f"{data}/{i}", options) for i, checkout in enumerate(checkouts)]
         try:
-            assert server.stdout is not None
-            ready = next(
-                found for line in server.stdout if (found := re.search(r"http://([^:]+):(\d+)", line))
-            )
-            target = Target(host=ready[1], port=int(ready[2]), timeout_s=120.0)
-            asyncio.run(measure(server.pid, target, wanted, args.seconds))
+            for server, target in servers:
+                answers(server.pid, target, wanted, args.seconds)
+            found = [
+                [answers(server.pid, target, wanted, args.seconds) for server, target in servers]
+                for _ in range(args.turns)
+            ]
+            for number, checkout in enumerate(checkouts):
+                middle = {key: statistics.median(turn[number][key] for turn in found) for key in found[0][0]}
+                shown = ", ".join(f"{part} {middle[part]:.2f}" for part in PARTS)
+                print(
+                    f"{checkout.name}, {CLIENTS} callers: {shown} ms an input; {middle['rate']:.0f} a second"
+                )
+            server, target = servers[-1]
+            asyncio.run(refusals(server.pid, target, wanted, args.seconds))
         finally:
-            server.terminate()
-            server.wait(30)
+            for server, _ in servers:
+                server.terminate()
+            for server, _ in servers:
+                server.wait(60)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ OBJECTIVE_MS = 250
 CAPACITY_S, OFFER_S, SKIPPED_S = 3.0, 4.0, 1.0
 
 
-def start(checkout: Path, data: str) -> tuple["subprocess.Popen[str]", Target]:
+def start(checkout: Path, data: str, options: Sequence[str] = ()) -> tuple["subprocess.Popen[str]", Target]:
     """A server of this checkout, once it is ready."""
     command = [sys.executable, "-m", "vlmoe_client", "serve", "--port", "0", "--grpc-port", "0"]
-    command += ["--threads", "1", "--cache-mb", "0", "--data-dir", data]
+    command += ["--threads", "1", "--cache-mb", "0", "--data-dir", data, *options]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(str(checkout / folder) for folder in FOLDERS)}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     assert server.stdout is not None
