@@ -12,20 +12,33 @@ from vlmoe_serve.errors import BadRequest, PayloadTooLarge
 # A list of empty lists takes 25 times the memory of its text. This many values take about 50 MB at most, and no request
 # that makes sense has as many.
 MAX_VALUES = 250_000
+# A name costs twenty times what a number does: it is looked for among its object's others, and made to last. The event
+# loop stands still meanwhile, for 25 ms at most. A full call may still carry items of a hundred fields each.
+MAX_NAMES = 30_000
+# what may stand before a name's colon: its quotation mark, or white space
+_BEFORE_COLONS = tuple(b"%c:" % byte for byte in b'" \t\r\n')
 
 
 def parse_json(body: bytes) -> Any:
-    """A JSON text of at most `MAX_VALUES` values, at most 200 levels deep; no name stands twice in one object.
+    """A JSON text of at most `MAX_VALUES` values and `MAX_NAMES` names, at most 200 levels deep; no name stands twice in an object.
 
     Two programs that read a repeated name may each take another of its values, which is how checks are passed by.
 
     Raises:
         BadRequest: no JSON, too deep, a repeated name, NaN or an infinity, half of a surrogate pair.
-        PayloadTooLarge: too many values.
+        PayloadTooLarge: too many values or names.
     """
     # counted as bytes, before anything is built; what stands inside texts is counted too, and each takes a byte
     if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise PayloadTooLarge(f"the body has more than {MAX_VALUES} values", code="too_many_values")
+    if (
+        len(body) > MAX_NAMES
+        and body.count(b":") > MAX_NAMES
+        and sum(map(body.count, _BEFORE_COLONS)) > MAX_NAMES
+    ):
+        raise PayloadTooLarge(
+            f"the body has more than {MAX_NAMES} names of fields in its objects", code="too_many_values"
+        )
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:

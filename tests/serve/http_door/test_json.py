@@ -3,7 +3,7 @@ import resource
 import pytest
 
 from vlmoe_serve.errors import BadRequest, PayloadTooLarge
-from vlmoe_serve.http_door.json import MAX_VALUES, json_response, parse_json
+from vlmoe_serve.http_door.json import MAX_NAMES, MAX_VALUES, json_response, parse_json
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,25 @@ def test_millions_of_values_are_refused_before_they_take_memory(part):
         parse_json(body)
     assert caught.value.code == "too_many_values"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 20_000
+
+
+@pytest.mark.parametrize("colon", [":", " :", "\n:", "\t:", "\r:", "\r\n\t :"])
+def test_names_are_bounded_before_any_is_read(colon, monkeypatch):
+    """Each is looked for among the others, which would hold the event loop."""
+
+    def body(count):
+        return ("{" + ",".join(f'"{number}"{colon}1' for number in range(count)) + "}").encode()
+
+    assert len(parse_json(body(MAX_NAMES))) == MAX_NAMES
+    monkeypatch.setattr("jiter.from_json", None)
+    with pytest.raises(PayloadTooLarge, match="30000 names") as caught:
+        parse_json(body(MAX_NAMES + 1))
+    assert caught.value.code == "too_many_values"
+
+
+def test_colons_in_texts_are_no_names():
+    text = "12:30: see https://example.com:80/ " * MAX_NAMES
+    assert parse_json(f'{{"text": "{text}"}}'.encode()) == {"text": text}
 
 
 def test_a_long_text_is_one_value():
