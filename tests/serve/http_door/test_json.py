@@ -75,8 +75,14 @@ def test_names_are_bounded_before_any_is_read(colon, monkeypatch):
     assert caught.value.code == "too_many_values"
 
 
+def test_small_objects_are_counted_together():
+    assert len(parse_json(b"[" + b",".join([b'{"":1}'] * MAX_NAMES) + b"]")) == MAX_NAMES
+    with pytest.raises(PayloadTooLarge):
+        parse_json(b"[" + b",".join([b'{"":1}'] * (MAX_NAMES + 1)) + b"]")
+
+
 def test_colons_in_texts_are_no_names():
-    text = "12:30: see https://example.com:80/ " * MAX_NAMES
+    text = "12:30, see https://example.com:80/, " * MAX_NAMES
     assert parse_json(f'{{"text": "{text}"}}'.encode()) == {"text": text}
 
 
