@@ -46,8 +46,9 @@ def talking(talk, app, limits=None, ways=None):
             await asyncio.sleep(0.001)
         async with contextlib.AsyncExitStack() as open_connections:
 
-            async def connect():
-                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            async def connect(limit=2**16):
+                """limit: bytes that the caller takes off the socket before it reads them."""
+                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2], limit=limit)
                 open_connections.callback(writer.close)
                 return reader, writer
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from vlmoe_serve.errors import Overloaded, ShuttingDown
 from vlmoe_serve.http_door.body import call_from
+from vlmoe_serve.http_door.head import head_of
 from vlmoe_serve.http_door.short_ways import Ways
 from vlmoe_serve.http_door.turnstile import Turnstile
 from vlmoe_serve.keys.access import Access
@@ -221,3 +223,40 @@ def test_what_is_unusual_takes_the_long_way(field):
         assert b"200" in line
 
     talking(Service(), talk)
+
+
+def test_who_takes_no_refusals_is_read_from_no_more_and_holds_up_nobody():
+    """What is refused is answered at once: without a bound, answers that nobody takes would fill the memory."""
+    service, burst, most = Service(), 50, 100_000
+
+    async def app(scope, receive, send):
+        await Response(headers={"x-request-id": head_of(scope)["x-request-id"]})(scope, receive, send)
+
+    async def talk(connect):
+        reader, writer = await connect(limit=1024)
+        num_sent, num_idle = 0, 0
+        while num_idle < 3:
+            assert num_sent < most, "every answer that was not taken is held in memory"
+            before = num_refused(service)
+            for number in range(num_sent, num_sent + burst if num_idle == 0 else num_sent):
+                writer.write(POST.replace(b"host: x", b"host: x\r\nx-request-id: n%d" % number))
+                num_sent += 1
+            await server.turns()
+            num_idle = num_idle + 1 if num_refused(service) == before else 0
+        other_reader, other_writer = await connect()
+        other_writer.write(POST)
+        assert (await server.answered(other_reader))[0] == 429
+        # as soon as it takes the answers, it has them all, in order
+        answers = [await server.answered(reader) for _ in range(num_sent)]
+        assert [fields[b"x-request-id"] for _, fields, _ in answers] == [b"n%d" % n for n in range(num_sent)]
+        assert {status for status, _, _ in answers} == {429, 200}, (
+            "the last waited where answers wait their turn"
+        )
+
+    server.talking(talk, app, ways=Ways(turnstile(service)))
+
+
+def num_refused(service):
+    """Requests that were refused by their heads."""
+    found = re.search(r'status="429"} (\d+)', service.metrics.text().decode())
+    return 0 if found is None else int(found.group(1))
