@@ -76,4 +76,4 @@ def test_both_ways_keep_the_deadline_and_are_counted_and_logged(server, client):
     assert late > 0
     assert num(504) == before + late
     wait_until(lambda: server.log.count("id=both-ways") == 2)
-    assert server.metric("vlmoe_requests_in_flight") == 1
+    wait_until(lambda: server.metric("vlmoe_requests_in_flight") == 1)
