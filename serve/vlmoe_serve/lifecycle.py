@@ -112,7 +112,7 @@ async def serve(options: Options) -> None:
             grpc_server = _grpc_server(options, service, access, admin, admins, tls)
             if tls is not None and grpc_server is not None:
                 watched.append(Watched(tls.files, grpc_server.renew))
-            await live(service, server, listener, grpc_server, options.drain_s, watched)
+            await live(service, admin, server, listener, grpc_server, options.drain_s, watched)
         finally:
             await stop_engines(service)
             await admin.close()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from vlmoe_serve.catalog.model_admin import ModelAdmin
 from vlmoe_serve.engine.failures import EngineStartError
 from vlmoe_serve.file_watch import Watched, watch
 from vlmoe_serve.grpc_door.server import GrpcServer
@@ -37,6 +38,7 @@ class StartError(RuntimeError):
 
 async def live(
     service: Service,
+    admin: ModelAdmin,
     server: HttpServer,
     listener: socket.socket,
     grpc_server: GrpcServer | None,
@@ -67,7 +69,7 @@ async def live(
         service.draining = True
         if grpc_server is not None:
             grpc_server.drain()
-        await _drain(service, drain_s)
+        await _drain(service, admin, server, drain_s)
     finally:
         service.draining = True
         ending.cancel()
@@ -115,14 +117,18 @@ async def _until_first(work: Coroutine[Any, Any, None], ending: asyncio.Task[boo
         await asyncio.wait((task,))
 
 
-async def _drain(service: Service, drain_s: float) -> None:
+async def _drain(service: Service, admin: ModelAdmin, server: HttpServer, drain_s: float) -> None:
     start_s = time.monotonic()
     idle = await service.in_flight.ended(drain_s)
     level = logging.INFO if idle else logging.WARNING
     _log.log(level, "drained in %.2f s, %d requests left", time.monotonic() - start_s, service.in_flight.num)
     if not idle:
+        admin.give_up()
         await stop_engines(service)
-        await service.in_flight.ended(_LAST_ANSWERS_S)
+        if not await service.in_flight.ended(_LAST_ANSWERS_S):
+            # those who have not sent their body, or do not take their answer
+            server.hang_up()
+            await service.in_flight.ended(_LAST_ANSWERS_S)
     await asyncio.sleep(_LAST_REFUSALS_S)
 
 

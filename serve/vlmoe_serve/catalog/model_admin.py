@@ -26,7 +26,7 @@ from vlmoe_serve.catalog.canary import CanaryFailed, HeadReport, compare
 from vlmoe_serve.catalog.family import Member
 from vlmoe_serve.catalog.models import ServedModel
 from vlmoe_serve.engine.failures import EngineStartError
-from vlmoe_serve.errors import Conflict, Forbidden, InvalidField, SpaceConflict
+from vlmoe_serve.errors import Conflict, Forbidden, InvalidField, ShuttingDown, SpaceConflict
 from vlmoe_serve.placement.placement import PlacementError
 from vlmoe_serve.schemas import Strict
 from vlmoe_serve.service import Service
@@ -85,13 +85,14 @@ class ModelAdmin:
         # batchers that no served model holds: of models that are being loaded, or that are leaving
         self._others: set[Batcher | Member] = set()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._loading: set[asyncio.Task[LoadedAnswer]] = set()
 
     async def load(self, name: str, body: object) -> LoadedAnswer:
         """Serve a checkpoint under a name, in place of what is served under it.
 
         Raises:
             Forbidden: outside the root. InvalidField: no checkpoint, or one that does not load. Conflict: the canary
-            differs too much. SpaceConflict: collections would be left without a model.
+            differs too much. SpaceConflict: collections would be left without a model. ShuttingDown: given up.
         """
         self._service.admit_started()
         request = check(LoadRequest, body)
@@ -99,7 +100,23 @@ class ModelAdmin:
             raise InvalidField(
                 f"name must be letters, digits, ., _ or -, at most 64, got {shown(name)}", param="name"
             )
-        path = self._below_root(request.path)
+        loading = asyncio.ensure_future(self._load(name, self._below_root(request.path), request))
+        self._loading.add(loading)
+        loading.add_done_callback(self._loading.discard)
+        try:
+            return await loading
+        except asyncio.CancelledError:
+            asking = asyncio.current_task()
+            if asking is not None and asking.cancelling():
+                raise
+            raise ShuttingDown("the server is shutting down") from None
+
+    def give_up(self) -> None:
+        """The server ends: what is being loaded will not be served, and whoever asked for it is refused."""
+        for loading in self._loading:
+            loading.cancel()
+
+    async def _load(self, name: str, path: Path, request: LoadRequest) -> LoadedAnswer:
         async with self._one_at_a_time:
             model, *relatives = self._opened(name, path)
             batchers = [one.batcher for one in (model, *relatives)]

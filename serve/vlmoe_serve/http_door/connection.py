@@ -78,6 +78,11 @@ class Connection(HttpToolsProtocol):
         else:
             self._expect_head()
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request has begun whose answer has not been given."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_timer()
@@ -191,7 +196,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer = None
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.is_answering:
             # its last request is still being answered
             self._expect_head()
         elif not self._begun:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from vlmoe_serve.http_door.connection import ConnectionLimits
+from vlmoe_serve.http_door.connection import Connection, ConnectionLimits
 from vlmoe_serve.http_door.short_ways import ShortWays, Ways
 
 _BACKLOG = 2048
@@ -107,6 +107,12 @@ class HttpServer(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._ended.wait()
+
+    def hang_up(self) -> None:
+        """End the connections on which a request is not answered yet, as if their callers had left."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection) and connection.is_answering:
+                connection.transport.abort()
 
     def end(self) -> None:
         """Close the connections and return from `serve`."""

@@ -147,9 +147,8 @@ class ShortWays(Connection):
             raise
 
     def _may_be_short(self) -> bool:
-        answering = self.cycle is not None and not self.cycle.response_complete
         # who does not take the answers off the socket waits for their next one as everybody does
-        if answering or self.expect_100_continue or self.flow.write_paused:
+        if self.is_answering or self.expect_100_continue or self.flow.write_paused:
             return False
         return self.parser.should_keep_alive() and not self.parser.should_upgrade()
 

@@ -1,7 +1,9 @@
 import concurrent.futures
+import contextlib
 import logging
 import os
 import signal
+import socket
 
 import httpx
 import pytest
@@ -79,6 +81,47 @@ def test_a_drain_that_takes_too_long_ends_all_the_same(start):
         refused = waiting.result()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
     wait_until(lambda: is_gone(engine))
+
+
+def test_who_does_not_send_what_was_announced_keeps_no_server_from_its_end(start):
+    server = start("--drain-s", "0.3")
+    host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as held:
+        for path, kind in (
+            ("/vqa", "multipart/form-data; boundary=X"),
+            ("/collections/a/items", "text/json"),
+        ):
+            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_S))
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: 100\r\n\r\n"
+            connection.sendall(head.encode())
+        wait_until(lambda: server.metric("vlmoe_requests_in_flight") >= 3)
+        assert server.end() == 0
+    assert not server.tracebacks
+    assert "ERROR" not in server.lately
+
+
+def test_a_load_that_takes_longer_than_the_drain_is_given_up(start, checkpoint, tmp_path):
+    (tmp_path / "admins").write_text("admin-key\n")
+    admins = ("--admin-key-file", str(tmp_path / "admins"))
+    server = start("--drain-s", "0.3", "--model-root", str(checkpoint.parent), *admins)
+    engine = server.engine_pid
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(
+            httpx.post,
+            f"{server.url}/v1/models/other/load",
+            json={"path": checkpoint.name},
+            headers={"x-api-key": "admin-key"},
+            timeout=PATIENCE_S,
+        )
+        wait_until(lambda: len(server.children()) == 2)
+        (loader,) = set(server.children()) - {engine}
+        os.kill(loader, signal.SIGSTOP)
+        assert server.end() == 0
+        refused = loading.result()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    wait_until(lambda: is_gone(engine) and is_gone(loader))
+    assert not server.tracebacks
+    assert "ERROR" not in server.lately
 
 
 def test_the_second_signal_ends_at_once(start):
