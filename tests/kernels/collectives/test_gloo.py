@@ -56,5 +56,5 @@ def test_rows_and_counts_travel_between_processes_and_a_loss_is_an_error(
         )
         for rank in range(size)
     ]
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=600)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * size, "\n".join(errors)

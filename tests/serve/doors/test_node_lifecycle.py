@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ..ports import free_port
 from ..waiting import PATIENCE_S, wait_until
 
 MAIN = "import sys; from vlmoe_serve.main import run; sys.exit(run(sys.argv[1:]))"
@@ -82,13 +82,6 @@ def start_node() -> Iterator[Callable[..., Node]]:
     yield start
     for node in made:
         node.end(signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def until_ready(url: str) -> None:

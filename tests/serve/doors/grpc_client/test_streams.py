@@ -1,6 +1,5 @@
 """Streams of the client over gRPC."""
 
-import socket
 import threading
 
 import pytest
@@ -12,6 +11,8 @@ from vlmoe_client import (
     Retry,
 )
 
+from ...ports import free_port
+from ...waiting import wait_until
 from .comparing import server_url
 
 
@@ -64,14 +65,12 @@ def test_a_stream_that_is_left_early_ends(both):
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(client.embed_stream(texts=failing()))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("Thread-listen")]
+    wait_until(lambda: not [thread for thread in threading.enumerate() if "_listen" in thread.name])
 
 
 def test_a_stream_outlives_its_server(start):
     """What was not answered when the server ended is sent to the next one on that port."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     server = start("--grpc-port", str(port))
     texts = [f"a cat {'a ' * (n % 5)}" for n in range(60)]
     answers = {}

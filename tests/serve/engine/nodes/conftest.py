@@ -1,6 +1,5 @@
-"""Jobs, and free ports."""
+"""Jobs of a tiny checkpoint."""
 
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -13,14 +12,3 @@ from ..tiny import jobs as jobs_of_tiny
 @pytest.fixture
 def jobs() -> Callable[[int], list[Job]]:
     return jobs_of_tiny
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-            return port
-
-    return find

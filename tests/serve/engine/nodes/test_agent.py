@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from vlmoe_serve.engine.nodes.agent import Agent, NodeRefused
 from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.wire import NodeHello, Refused
 
+from ...ports import free_port
 from ...waiting import PATIENCE_S, wait_until
 
 
@@ -48,7 +49,7 @@ def agent_for(port: int, path: Path) -> Agent:
     return Agent(EngineOptions(path, device="cpu", dtype="fp32", ranks=2, rendezvous=where), where)
 
 
-def test_it_waits_for_node_0_and_can_be_stopped(free_port: Callable[[], int], checkpoint: Path) -> None:
+def test_it_waits_for_node_0_and_can_be_stopped(checkpoint: Path) -> None:
     port = free_port()
     running = Running(agent_for(port, checkpoint))
     wait_until(lambda: running.agent.state.text == f"waiting for node 0 at 127.0.0.1:{port}")

@@ -10,17 +10,11 @@ from vlmoe_serve.engine.nodes.link import Link
 from vlmoe_serve.engine.nodes.meeting import Meeting
 from vlmoe_serve.engine.nodes.wire import GroupUp, NodeHello, RankHello, Refused, Welcome
 
+from ...ports import free_port
 from ...waiting import PATIENCE_S, wait_until
 
 TERMS = {"the checkpoint": "m-1"}
 HOW = "fp32 with cpu"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Gathering:

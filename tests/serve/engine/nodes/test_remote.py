@@ -26,6 +26,7 @@ from vlmoe_serve.placement.costs import Costs
 from vlmoe_serve.placement.placement import place
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
+from ...ports import free_port
 from ...processes import children, command, descendants
 from ...waiting import is_gone
 
@@ -60,7 +61,7 @@ class Node:
 
 
 @pytest.fixture
-def where(free_port: Callable[[], int], tmp_path: Path) -> Rendezvous:
+def where(tmp_path: Path) -> Rendezvous:
     key = tmp_path / "key"
     key.write_text("a key of the group that nobody knows\n")
     return Rendezvous(2, 0, "127.0.0.1", free_port(), key)
