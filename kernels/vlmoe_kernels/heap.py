@@ -16,6 +16,13 @@ _LARGEST_KEPT = 32 << 20
 _MOST_KEPT = 512 << 20
 
 
+def give_back_freed_memory() -> None:
+    """Hand to the system what is free now, all the same: for when much was let go that will not be asked for again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def keep_freed_memory() -> bool:
     """Whether the C library can be told (glibc can), and was."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

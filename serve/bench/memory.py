@@ -5,7 +5,8 @@
 
 Makes a checkpoint of random weights and deltas of it that changed everything but the mixtures' experts and routers, as
 fine-tuning with frozen experts does, and starts an engine for one delta, then one for all. With --at-run-time a server
-starts with one delta and the others are loaded into it: its engines after each load, and the most meanwhile.
+starts with one delta and the others are loaded into it: its engines after each load, and the most meanwhile; then
+they are unloaded one by one.
 """
 
 import argparse
@@ -122,13 +123,28 @@ def loaded_mb(paths: Sequence[Path], dtype: str) -> dict[str, object]:
                         time.sleep(0.1)
                 sizes.append(engines_mb(server.pid))
                 peaks.append(max(seen))
+            left = [_mb_without(url, server.pid, path.name) for path in reversed(paths[1:])]
         finally:
             server.terminate()
     return {
         "sizes_mb": [round(size) for size in sizes],
         "ratios": [round(size / sizes[0], 3) for size in sizes],
         "peaks_mb": [round(peak) for peak in peaks],
+        "unloaded_mb": [round(size) for size in left],
     }
+
+
+def _mb_without(url: str, pid: int, name: str) -> float:
+    """The engines after a checkpoint was unloaded, when they have got smaller or had time to."""
+    before = engines_mb(pid)
+    answer = httpx.post(f"{url}/v1/models/{name}/unload", headers={"x-api-key": "bench-key"}, timeout=600)
+    answer.raise_for_status()
+    give_up_s = time.monotonic() + 10
+    while engines_mb(pid) > before - 1 and time.monotonic() < give_up_s:
+        time.sleep(0.1)
+    # the last of it
+    time.sleep(1)
+    return engines_mb(pid)
 
 
 @contextlib.contextmanager

@@ -40,3 +40,26 @@ def faults(how: str) -> int:
 def test_pages_are_mapped_once() -> None:
     assert faults("told otherwise") > 9 * PAGES
     assert faults("kept") < PAGES
+
+
+GIVES_BACK = """
+import torch
+from pathlib import Path
+from vlmoe_kernels.heap import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+keep_freed_memory()
+blocks = [torch.ones(4_000_000) for _ in range(8)]
+# what lies behind them keeps the heap from ending before it
+behind = torch.ones(40_000)
+blocks.clear()
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such call")
+def test_what_is_free_is_given_back_when_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVES_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 1.8 * PAGES

@@ -134,6 +134,10 @@ class Batcher:
             return False
         return True
 
+    def leave(self, member: int) -> None:
+        """See `Supervisor.leave`; nothing of that member waits or runs any more."""
+        self._supervisor.leave(member)
+
     async def stop(self) -> None:
         """End the engine; whoever still waits is refused."""
         self._stopping = True

@@ -40,11 +40,11 @@ class Family:
         self.batcher = batcher
         self._lock = asyncio.Lock()
         self._info: EngineInfo | None = None
-        self._left = set(range(num_members))
+        self._served = set(range(num_members))
 
     def members(self) -> list["Member"]:
         """A view for each."""
-        return [Member(self, index) for index in sorted(self._left)]
+        return [Member(self, index) for index in sorted(self._served)]
 
     async def start(self) -> EngineInfo:
         """Start the engine, once."""
@@ -55,8 +55,10 @@ class Family:
 
     async def leave(self, index: int) -> None:
         """A member is served no more."""
-        self._left.discard(index)
-        if not self._left:
+        self._served.discard(index)
+        if self._served:
+            self.batcher.leave(index)
+        else:
             await self.batcher.stop()
 
 
@@ -146,4 +148,6 @@ class Member:
         )
 
     def _mine(self, info: EngineInfo) -> EngineInfo:
-        return EngineInfo(info.facts.members[self._index], info.load_s, info.samples)
+        facts = info.facts.members[self._index]
+        assert facts is not None, "who is asked for was there when the engine was started"
+        return EngineInfo(facts, info.load_s, info.samples)

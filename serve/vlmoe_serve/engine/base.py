@@ -1,9 +1,9 @@
 """What an engine is: the interface that the worker process drives, and the values that describe it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,8 @@ class EngineOptions:
     threads: compute threads of each process. ranks: processes that share the experts. placement: which
     of them holds which experts; None for even shares. rebalance: how to move them while serving; None for not at all.
     costs: what a step costs; None to measure where it matters. trace_dir: where to record what the routers choose; None
-    for nowhere. siblings: further checkpoints for an engine that takes several.
+    for nowhere. siblings: further checkpoints for an engine that takes several. left: places, in path and siblings, of
+    those that are served no more and keep their places.
     expert_memory: bytes that mixtures' experts may take; 0 for no limit.
     settings: names and values that are an engine's own. mode: how jobs are routed that do not say. rendezvous: of the
     nodes that the ranks are on, equally many on each; None for this one alone. spare_core: use one thread less where
@@ -56,6 +57,7 @@ class EngineOptions:
     costs: Costs | None = None
     trace_dir: Path | None = None
     siblings: tuple[Path, ...] = ()
+    left: tuple[int, ...] = ()
     expert_memory: int = 0
     settings: tuple[tuple[str, str], ...] = ()
     mode: RoutingMode = DEFAULT
@@ -76,7 +78,7 @@ class EngineFacts:
     head, 1.0 without one. patch_size: side of a patch in pixels, by which tokens are counted. backend: the kernels
     that run; after a restart these may be others, and it is the same engine all the same. routing_mode: name of the way
     in which jobs are routed that do not say, where answers depend on their batch; "" elsewhere. members: of an engine
-    with several checkpoints, each one's own facts.
+    with several checkpoints, each one's own facts; None for those that had left before it was started.
     """
 
     model_id: str
@@ -88,7 +90,14 @@ class EngineFacts:
     patch_size: int
     backend: str = field(compare=False)
     routing_mode: str = ""
-    members: tuple["EngineFacts", ...] = ()
+    members: tuple["EngineFacts | None", ...] = ()
+
+    def resembles(self, other: "EngineFacts", left: Collection[int] = ()) -> bool:
+        """Whether both are of the same engine; of one with several checkpoints, without those that have left."""
+        if not self.members:
+            return self == other
+        pairs = enumerate(zip(self.members, other.members, strict=True))
+        return all(place in left or mine == theirs for place, (mine, theirs) in pairs)
 
 
 def member_head(index: int, head: str) -> str:
@@ -100,6 +109,15 @@ def member_of(head: str) -> tuple[int, str]:
     """Which checkpoint, and its head."""
     index, _, name = head.partition("/")
     return int(index), name
+
+
+@runtime_checkable
+class SeveralEngine(Protocol):
+    """What an engine with several checkpoints does besides."""
+
+    def leave(self, members: Collection[int]) -> None:
+        """These are served no more: let go of what only they need. Told again of those it was told of before."""
+        ...
 
 
 class Engine(Protocol):

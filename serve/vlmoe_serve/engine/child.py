@@ -157,6 +157,11 @@ class Child:
             # an error that it holds would hold it through this frame, and the batch with it
             del answer
 
+    def leave(self, left: tuple[int, ...]) -> None:
+        """Have it let go of those of its checkpoints, after what it was sent before."""
+        if self.alive and not self._link.ended:
+            self._link.send(Ping(self._take_off(), left))
+
     async def listen(
         self, hang_s: float, ping_s: float, on_report: Callable[[EngineReport], None] = lambda report: None
     ) -> None:

@@ -1,15 +1,17 @@
 """Several checkpoints that share weights, in one process.
 
 A job says whose it is in front of its head: "2/questions" is for the third checkpoint. A batch may hold jobs of all of
-them; each computes its own, one after the other.
+them; each computes its own, one after the other. One that leaves is let go of, and its place stays empty.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import gc
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from vlmoe_kernels.heap import give_back_freed_memory
 from vlmoe_model.inputs import Job
 from vlmoe_serve.engine import torch_engine
 from vlmoe_serve.engine.base import EngineFacts, EngineOptions, member_head, member_of
@@ -18,22 +20,26 @@ from vlmoe_serve.engine.torch_engine import TorchEngine
 
 
 class FamilyEngine:
-    """The engines of a family."""
+    """The engines of a family, by their places. At least one is there."""
 
-    def __init__(self, members: Sequence[TorchEngine]) -> None:
-        self._members = members
+    def __init__(self, members: Sequence[TorchEngine | None]) -> None:
+        self._members = {place: member for place, member in enumerate(members) if member is not None}
         self.facts: EngineFacts = dataclasses.replace(
-            members[0].facts, members=tuple(member.facts for member in members)
+            self._first.facts, members=tuple(None if member is None else member.facts for member in members)
         )
+
+    @property
+    def _first(self) -> TorchEngine:
+        return next(iter(self._members.values()))
 
     def warm_up_batches(self) -> Sequence[Sequence[Job]]:
         """Every head of every member once; what batches cost is learnt from the first, which the others resemble."""
         batches = [
             [
-                [Job(member_head(index, job.head), job.example) for job in jobs]
+                [Job(member_head(place, job.head), job.example) for job in jobs]
                 for jobs in one.warm_up_batches()
             ]
-            for index, one in enumerate(self._members)
+            for place, one in self._members.items()
         ]
         return [job for of_member in batches for job in of_member[0]], *batches[0][1:]
 
@@ -53,12 +59,12 @@ class FamilyEngine:
 
     def beat(self) -> None:
         """Asked of every member."""
-        for member in self._members:
+        for member in self._members.values():
             member.beat()
 
     def report(self) -> EngineReport:
         """Of all members together: their mixtures are alike, and mostly the same."""
-        reports = [member.report() for member in self._members]
+        reports = [member.report() for member in self._members.values()]
         loads = [report.load for report in reports if report.load is not None]
         total = loads[0] if loads else None
         for load in loads[1:]:
@@ -68,22 +74,37 @@ class FamilyEngine:
 
     def warmed_up(self) -> None:
         """Told to every member."""
-        for member in self._members:
+        for member in self._members.values():
             member.warmed_up()
+
+    def leave(self, members: Collection[int]) -> None:
+        """See `SeveralEngine`."""
+        gone = [self._members.pop(place) for place in members if place in self._members]
+        for member in gone:
+            member.close()
+        if gone:
+            del gone, member
+            # what was there when loading ended, the collector has put aside for good
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+            give_back_freed_memory()
 
     def close(self) -> None:
         """Told to every member."""
-        for member in self._members:
+        for member in self._members.values():
             member.close()
 
 
 def load(options: EngineOptions) -> FamilyEngine:
-    """Load a checkpoint and its siblings.
+    """Load a checkpoint and its siblings, without those that have left.
 
     Raises:
         ValueError: a bad checkpoint, or an unknown device or dtype.
     """
-    members: list[TorchEngine] = []
-    for path in (options.path, *options.siblings):
-        members.append(torch_engine.load(dataclasses.replace(options, path=path, siblings=()), members))
+    members: list[TorchEngine | None] = []
+    for place, path in enumerate((options.path, *options.siblings)):
+        there = [member for member in members if member is not None]
+        own = dataclasses.replace(options, path=path, siblings=(), left=())
+        members.append(None if place in options.left else torch_engine.load(own, there))
     return FamilyEngine(members)

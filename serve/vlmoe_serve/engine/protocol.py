@@ -161,9 +161,10 @@ class BatchRaised:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Say that you live; sent to an idle engine."""
+    """Say that you live; sent to an idle engine. left: of several checkpoints, the places of those served no more."""
 
     id: int
+    left: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

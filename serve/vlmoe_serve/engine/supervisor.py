@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlmoe_model.inputs import Job
 from vlmoe_serve.engine.base import EngineOptions
@@ -93,6 +93,14 @@ class Supervisor:
         done = await child.run(jobs)
         self._last_answer_s = time.monotonic()
         return done
+
+    def leave(self, member: int) -> None:
+        """Of an engine with several checkpoints, one is served no more: its memory is freed, now and in later lives."""
+        engine = self._load.options
+        left = tuple(sorted({*engine.left, member}))
+        self._load = replace(self._load, options=replace(engine, left=left))
+        if self._child is not None:
+            self._child.leave(left)
 
     async def stop(self) -> None:
         """End the process. What is in flight fails."""
@@ -179,7 +187,7 @@ class Supervisor:
             except (EngineStartError, OSError) as error:
                 _log.error("the engine did not come back: %s; next try in %.1f s", error, pause_s)
                 continue
-            if info.facts == self.info.facts:
+            if self.info.facts.resembles(info.facts, self._load.options.left):
                 return child
             await child.bury()
             _log.error(

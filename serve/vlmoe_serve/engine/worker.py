@@ -19,7 +19,7 @@ import numpy as np
 
 from vlmoe_serve.batching.cost import Sample
 from vlmoe_serve.batching.ticket import Work
-from vlmoe_serve.engine.base import Engine
+from vlmoe_serve.engine.base import Engine, SeveralEngine
 from vlmoe_serve.engine.lifetime import die_with
 from vlmoe_serve.engine.protocol import (
     Batch,
@@ -81,6 +81,8 @@ def _serve(sock: socket.socket, arenas: Sequence[ArenaView]) -> int:
         while True:
             asked = receive(sock)
             if isinstance(asked, Ping):
+                if asked.left and isinstance(engine, SeveralEngine):
+                    engine.leave(asked.left)
                 engine.beat()
                 _send(sock, Pong(asked.id, reports.due()))
                 continue

@@ -1,7 +1,9 @@
 """A base and its deltas, served by one process."""
 
 import concurrent.futures
+import os
 import shutil
+import signal
 import threading
 
 import numpy as np
@@ -128,6 +130,29 @@ def test_one_that_is_loaded_joins_its_relatives_and_nobody_notices(loading, imag
     assert load("two", "delta-1").json()["replaced"] == second.json()["model_id"]
     wait_until(lambda: len(server.children()) == 1)
     assert server.client.post("/vqa", json={"model": "base", **question}).json() == before
+
+
+def test_one_that_was_unloaded_is_needed_no_more(loading, family, image):
+    server, load = loading
+    folder = family["base"].parent
+    shutil.copytree(folder / "delta-1", folder / "passing")
+    assert load("one", "passing").status_code == 200
+    assert load("two", "delta-2").status_code == 200
+    wait_until(lambda: len(server.children()) == 1)
+
+    def ask(name):
+        return server.client.post("/vqa", json={"model": name, "image": image, "question": QUESTION})
+
+    before = {name: ask(name).json() for name in ("base", "two")}
+    found = server.client.post("/v1/models/one/unload", headers={"authorization": "Bearer admin-key"})
+    assert found.status_code == 200
+    shutil.rmtree(folder / "passing")
+    assert {name: ask(name).json() for name in before} == before
+    # the engine's next life does without it, too
+    (engine,) = server.children()
+    os.kill(engine, signal.SIGKILL)
+    assert {name: ask(name).json() for name in before} == before
+    assert ask("one").status_code == 404
 
 
 def test_one_whose_relatives_have_changed_on_disk_is_not_loaded(loading, family, image):
