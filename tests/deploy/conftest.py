@@ -54,7 +54,7 @@ def helm(tool: Callable[[str], str]) -> Callable[..., subprocess.CompletedProces
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [tool("helm"), *map(str, arguments)], capture_output=True, text=True, timeout=60
+            [tool("helm"), *map(str, arguments)], capture_output=True, text=True, timeout=240
         )
 
     return run
@@ -152,7 +152,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
                     env={**environment, "VLMOE_SERVE_DATA_DIR": str(tmp_path / "data")},
                 )
             stack.callback(_end, process)
-            give_up_s = time.monotonic() + 120
+            give_up_s = time.monotonic() + 240
             while (ready := re.search(r"ready on (\S+)", log.read_text())) is None:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < give_up_s, log.read_text()
@@ -164,4 +164,4 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    process.wait(60)
+    process.wait(240)

@@ -81,7 +81,9 @@ class Build:
         given = [f"{name}={value}" for name, value in (stage.variables | variables).items()]
         into = ["nsenter", "--target", str(process.pid), "--mount", "--root", "--wd=/tmp"]
         as_user = ["--setuid", user, "--setgid", group, "env", "-i"]
-        return subprocess.run([*into, *as_user, *given, *command], capture_output=True, timeout=60).returncode
+        return subprocess.run(
+            [*into, *as_user, *given, *command], capture_output=True, timeout=240
+        ).returncode
 
     def _note(self, rest: str) -> None:
         pass

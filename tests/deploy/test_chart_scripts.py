@@ -59,7 +59,7 @@ def fetch(url, sha256, directory, key="Bearer k"):
         [sys.executable, FILES / "fetch_model.py", f"{url}/model.tar.gz", sha256, directory],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={**os.environ, "AUTHORIZATION": key},
     )
 
@@ -110,7 +110,7 @@ def ask(url, key=""):
         [sys.executable, "-c", (FILES / "ask.py").read_text(), url],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "KEY": key},
     )
 

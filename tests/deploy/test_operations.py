@@ -57,16 +57,16 @@ def test_every_file_exists():
 
 def test_the_backup_of_a_running_server_holds_what_was_acknowledged(serve, tmp_path):
     server = serve()
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=240) as client:
         client.put("/collections/gallery", json={}).raise_for_status()
         items = [{"id": "a", "text": "red"}, {"id": "b", "text": "blue"}]
         client.post("/collections/gallery/items", json={"items": items}).raise_for_status()
         (command,) = re.findall(r"python -c '(.+)'", PAGE)
         data = tmp_path / "data"
-        subprocess.run([sys.executable, "-c", command.replace("/data", str(data))], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", command.replace("/data", str(data))], check=True, timeout=240)
         client.delete("/collections/gallery").raise_for_status()
     server.process.terminate()
-    assert server.process.wait(60) == 0
+    assert server.process.wait(240) == 0
     with sqlite3.connect(data / "backup.sqlite") as backup:
         assert backup.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     backup.close()
@@ -74,5 +74,5 @@ def test_the_backup_of_a_running_server_holds_what_was_acknowledged(serve, tmp_p
     for suffix in ("-wal", "-shm"):
         (data / f"collections.sqlite{suffix}").unlink(missing_ok=True)
     restored = serve()
-    listed = httpx.get(f"{restored.url}/collections/gallery/items", timeout=30).json()
+    listed = httpx.get(f"{restored.url}/collections/gallery/items", timeout=240).json()
     assert [item["id"] for item in listed["items"]] == ["a", "b"]

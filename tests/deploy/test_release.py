@@ -59,7 +59,7 @@ def test_the_wheel_serves(installed, serve, tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=240,
     )
     assert asked.returncode == 0, asked.stderr
     assert "blue" in asked.stdout

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Far more than anything needs; whoever waits this long has failed.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 def wait_until(condition: Callable[[], object], what: str = "it did not happen in time") -> None:

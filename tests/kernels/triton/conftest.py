@@ -44,7 +44,7 @@ def interpreted() -> Iterator[Call]:
 
     yield call
     child.stdin.close()
-    child.wait(timeout=60)
+    child.wait(timeout=240)
     child.stdout.close()
 
 

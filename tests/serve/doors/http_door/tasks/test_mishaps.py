@@ -39,8 +39,23 @@ def test_a_caller_that_hangs_up_is_forgotten(server, client):
 
 def test_killing_the_engine_costs_nobody_an_answer(server, client, image):
     counter = 'vlmoe_engine_restarts_total{model="tiny"}'
-    restarts, engine = server.metric(counter), server.engine_pid
+    restarts = server.metric(counter)
     expected = client.post("/vqa", json={"image": image, "question": QUESTION}).json()["answers"][0]
+    # again, where a crowded machine takes longer over a new engine than callers are kept waiting
+    for kills in (1, 2, 3):
+        answers = answers_around_a_kill(server, client, image)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        assert server.metric(counter) == restarts + kills
+        if not any("the engine has been down for 30 s" in answer.text for answer in answers):
+            break
+    assert [answer.status_code for answer in answers] == [200] * 64
+    for answer in answers:
+        best = answer.json()["answers"][0]
+        assert best == {"answer": expected["answer"], "score": pytest.approx(expected["score"], abs=1e-5)}
+
+
+def answers_around_a_kill(server, client, image):
+    engine = server.engine_pid
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         # it stands still, so that it is killed with work in it, however fast it is
         os.kill(engine, signal.SIGSTOP)
@@ -50,9 +65,4 @@ def test_killing_the_engine_costs_nobody_an_answer(server, client, image):
         # the one that asks for the number is in flight itself
         wait_until(lambda: server.metric("vlmoe_requests_in_flight") == 1 + 8)
         os.kill(engine, signal.SIGKILL)
-    assert [answer.result().status_code for answer in answers] == [200] * 64
-    for answer in answers:
-        best = answer.result().json()["answers"][0]
-        assert best == {"answer": expected["answer"], "score": pytest.approx(expected["score"], abs=1e-5)}
-    assert server.metric(counter) == restarts + 1
-    assert client.get("/readyz").status_code == 200
+    return [answer.result() for answer in answers]
