@@ -163,6 +163,9 @@ def health(path: str) -> Call[bool]:
 
 
 def _collection(name: str) -> str:
+    if "/" in name:
+        # servers take a quoted slash for the end of a name
+        raise ValueError(f"a collection's name holds no slash, got {name[:80]!r}")
     return f"/collections/{segment(name)}"
 
 

@@ -48,7 +48,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +97,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         # a safe loader with one more check
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        # the name of the file is said already
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{path}: cannot be read: {' '.join(reason.split())}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

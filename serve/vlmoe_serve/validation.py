@@ -31,7 +31,9 @@ def check(schema: type[M], body: object, *, strict: bool = True, prefix: str = "
         first = error.errors(include_url=False)[0]
         path = ".".join(_name(part) for part in first["loc"])
         param = f"{prefix}{path}".rstrip(".") or None
-        raise InvalidField(_sentence(first, path), param=param) from None
+        raise InvalidField(
+            _sentence(first, path or ("the input" if prefix else "the body")), param=param
+        ) from None
 
 
 def _refuse_unknown(schema: type[BaseModel], body: Mapping[str, object], prefix: str) -> None:
@@ -54,7 +56,7 @@ def checked_list(value: object, param: str, most: int) -> list[object]:
         InvalidField: no list, or an empty one. PayloadTooLarge: a longer one.
     """
     if not isinstance(value, list) or not value:
-        raise InvalidField(f"{param} must be a list of 1 to {most}", param=param)
+        raise InvalidField(f"{param} must be a list of 1 to {most}, got {_in_short(value)}", param=param)
     if len(value) > most:
         raise PayloadTooLarge(
             f"{param} has {len(value)} entries, the limit is {most}", param=param, code=f"too_many_{param}"
@@ -69,18 +71,24 @@ def shown(value: object) -> str:
 
 
 def _sentence(error: Mapping[str, Any], path: str) -> str:
-    message = "Input should be an object" if error["type"] == "model_type" else str(error["msg"])
+    message = str(error["msg"])
+    if error["type"] == "model_type":
+        message = "Input should be an object"
+    elif error["type"] == "too_short":
+        message = f"Input should be a list of at least {error['ctx']['min_length']}"
+    elif error["type"] == "too_long":
+        message = f"Input should be a list of at most {error['ctx']['max_length']}"
     if error["type"] == "missing":
         return f"{path} is missing"
     if error["type"] == "extra_forbidden":
         return _not_a_field(path)
-    name = path or "the input"
-    value = error["input"]
+    return f"{path}: {message[:1].lower()}{message[1:]}, got {_in_short(error['input'])}"
+
+
+def _in_short(value: object) -> str:
     if isinstance(value, dict | list):
-        value_shown = "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    else:
-        value_shown = shown(value)
-    return f"{name}: {message[:1].lower()}{message[1:]}, got {value_shown}"
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+    return shown(value)
 
 
 def _not_a_field(path: str) -> str:

@@ -134,12 +134,12 @@ def test_add_sends_large_sets_in_chunks(do, server):
 
 
 def test_collections(do):
-    assert do("put_collection", "a/b c") == Collection("a/b c", "s-1", 0)
-    assert do("get_collection", "a/b c").count == 0
-    assert [each.name for each in do("list_collections")] == ["a/b c"]
-    assert do("delete_collection", "a/b c") is None
+    assert do("put_collection", "a b c") == Collection("a b c", "s-1", 0)
+    assert do("get_collection", "a b c").count == 0
+    assert [each.name for each in do("list_collections")] == ["a b c"]
+    assert do("delete_collection", "a b c") is None
     with pytest.raises(NotFound) as caught:
-        do("get_collection", "a/b c")
+        do("get_collection", "a b c")
     assert caught.value.code == "collection_not_found"
     assert caught.value.param == "collection"
 

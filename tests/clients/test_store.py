@@ -12,6 +12,8 @@ def test_items_that_cannot_be_are_refused():
         _store.add("c", {"": b"x"})
     with pytest.raises(ValueError, match="empty"):
         _store.add("", {"a": b"x"})
+    with pytest.raises(ValueError, match="holds no slash, got 'a/b'"):
+        _store.add("a/b", {"a": b"x"})
 
 
 def test_metadata_goes_with_its_item():

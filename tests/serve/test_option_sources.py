@@ -127,7 +127,14 @@ def test_variables_of_others_are_not_touched():
         ([], {}, "port: !!python/object/apply:os.getpid []", "cannot be read"),
         ([], {}, "- port", "must hold"),
         ([], {}, "a: [", "cannot be read"),
-        (["--config", "/does/not/exist"], {}, None, "cannot be read"),
+        (
+            ["--config", "/does/not/exist"],
+            {},
+            None,
+            "/does/not/exist: cannot be read: No such file or directory",
+        ),
+        (["--cache-mb", "-1"], {}, None, "--cache-mb: must be a number from 0 to 1048576, got '-1'"),
+        (["--portt", "1"], {}, None, "unrecognized arguments: --portt 1 (see vlmoe serve --help)"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv, environ, file, says, tmp_path):

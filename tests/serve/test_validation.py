@@ -3,7 +3,7 @@ import pytest
 from vlmoe_serve.collection_schemas import ItemInput
 from vlmoe_serve.errors import InvalidField
 from vlmoe_serve.schemas import ClassifyRequest, RetrieveRequest, VqaRequest
-from vlmoe_serve.validation import check, shown
+from vlmoe_serve.validation import check, checked_list, shown
 
 GOOD = {"image": "x", "question": "a"}
 
@@ -24,7 +24,13 @@ def test_what_is_right_passes():
         (VqaRequest, {**GOOD, "top_k": "3"}, "top_k", "valid integer, got '3'"),
         (VqaRequest, {**GOOD, "image": ["x"]}, "image", "base64, or a data: URL, got a list of 1"),
         (VqaRequest, {**GOOD, "question": {}}, "question", "got an object"),
-        (VqaRequest, "text", None, "the input: input should be an object, got 'text'"),
+        (VqaRequest, "text", None, "the body: input should be an object, got 'text'"),
+        (
+            ClassifyRequest,
+            {"text": "a", "labels": []},
+            "labels",
+            "labels: input should be a list of at least 1, got",
+        ),
         (ClassifyRequest, {"labels": ["a", 1]}, "labels.1", "labels.1"),
         (RetrieveRequest, {"collection": "g", "rerank": 1}, "rerank", 'true, false or "auto", got 1'),
         (RetrieveRequest, {"collection": "g", "rerank": "true"}, "rerank", "rerank"),
@@ -43,6 +49,16 @@ def test_the_path_starts_with_the_prefix():
         with pytest.raises(InvalidField) as caught:
             check(VqaRequest, body, prefix="inputs.3.")
         assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [([], "a list of 0"), ({"a": 1}, "an object"), (None, "None"), ("x" * 500, "'xxx")]
+)
+def test_what_is_no_list_of_inputs_is_shown(value, got):
+    with pytest.raises(InvalidField, match="inputs must be a list of 1 to 4, got ") as caught:
+        checked_list(value, "inputs", 4)
+    assert got in caught.value.message
+    assert len(caught.value.message) < 120
 
 
 def test_a_flood_of_fields_is_one_error():

@@ -81,8 +81,9 @@ async def _compared(
         return HeadReport(head=head.name, inputs=len(answers), agreement=sum(equal) / len(equal))
     if head.out_dim != same.out_dim:
         return HeadReport(head=head.name, inputs=len(answers), similarity=0.0)
+    # of vectors in float32: the length of some is a little more than 1
     cosines = [float(a @ b) for a, b in zip(answers, before, strict=True)]
-    return HeadReport(head=head.name, inputs=len(answers), similarity=sum(cosines) / len(cosines))
+    return HeadReport(head=head.name, inputs=len(answers), similarity=min(1.0, sum(cosines) / len(cosines)))
 
 
 async def _answers(model: ServedModel, head: HeadConfig) -> Sequence[Vector]:

@@ -75,9 +75,8 @@ def install_error_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         # the first part says where it stood: path, query or header
         name = ".".join(str(part) for part in first["loc"][1:])
-        return answer(
-            request, InvalidField(f"{name}: {first['msg']}, got {first['input']!r:.80}", param=name)
-        )
+        message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        return answer(request, InvalidField(f"{name}: {message}, got {first['input']!r:.80}", param=name))
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

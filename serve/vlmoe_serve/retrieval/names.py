@@ -3,6 +3,7 @@
 import re
 
 from vlmoe_serve.errors import InvalidField
+from vlmoe_serve.validation import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_ID = 256
@@ -16,7 +17,8 @@ def check_name(name: str, param: str = "collection") -> str:
     """
     if not _NAME.fullmatch(name):
         raise InvalidField(
-            "a collection's name has 1 to 128 letters, digits, '.', '_', '-', a letter or digit first",
+            "a collection's name has 1 to 128 letters, digits, '.', '_', '-', a letter or digit first, "
+            f"got {shown(name)}",
             param=param,
         )
     return name
@@ -31,7 +33,8 @@ def check_id(item_id: str, param: str) -> str:
     parts = item_id.split("/")
     if not 1 <= len(item_id) <= MAX_ID or not item_id.isprintable() or {"", ".", ".."} & set(parts):
         raise InvalidField(
-            f"an id has 1 to {MAX_ID} printable characters; no part between slashes is empty, '.' or '..'",
+            f"an id has 1 to {MAX_ID} printable characters; no part between slashes is empty, '.' or '..', "
+            f"got {shown(item_id)}",
             param=param,
         )
     return item_id
