@@ -28,7 +28,9 @@ WAYS = ("1 rank x 1", "1 rank x 2", "2 ranks, own", "2 ranks, lent")
 def measure(path: Path, repeats: int) -> None:
     """Every way in turn."""
     torch.set_num_threads(1)
+    all_cores = os.sched_getaffinity(0)
     lent = ranks.load(EngineOptions(path, "cpu", "bf16", threads=1, ranks=2))
+    own_cores = os.sched_getaffinity(0)
     one = Runner.load(path, dtype="bf16", threads=1)
     jobs = pictures(path, 1)
     ms: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -36,6 +38,7 @@ def measure(path: Path, repeats: int) -> None:
         for way in WAYS:
             # as many as its own is none lent
             lent.threads = 1 if way.endswith("lent") else 0
+            os.sched_setaffinity(0, all_cores if way.startswith("1") else own_cores)
             torch.set_num_threads(2 if way == "1 rank x 2" else 1)
             # the first one after another way finds other things in the caches
             for _ in range(2):

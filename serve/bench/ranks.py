@@ -69,21 +69,11 @@ def processes_of(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def stay_on_own_cores(pid: int) -> None:
-    """Have each rank of an engine stay on one core, for timing beside other work.
-
-    Linux likes to wake a process on the core of who wakes it, if the one that it slept on has anything else to do by
-    then, however unimportant, and two ranks then share a core for milliseconds. Servers leave it to Linux: a busy front
-    needs its share of each core.
-    """
-    ranks = [pid, *(each for each in processes_of(pid)[1:] if "engine.rank" in _command_of(each))]
-    for rank, core in zip(ranks, sorted(os.sched_getaffinity(0)), strict=False):
-        for task in os.listdir(f"/proc/{rank}/task"):
-            os.sched_setaffinity(int(task), {core})
-
-
-def _command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+def leave_to_linux(pid: int) -> None:
+    """Let all ranks of an engine run on all cores, not each on its own (`engine/own_cores.py`)."""
+    for process in processes_of(pid):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            os.sched_setaffinity(int(thread), os.sched_getaffinity(0))
 
 
 def pss_mb(pid: int) -> float:
@@ -99,6 +89,10 @@ async def measure(path: Path, args: argparse.Namespace) -> None:
         f"1 rank x {ranks} threads": EngineOptions(path, "cpu", dtype, threads=ranks),
         f"{ranks} ranks x 1 thread": EngineOptions(path, "cpu", dtype, threads=1, ranks=ranks),
     }
+    if args.anywhere:
+        alternatives[f"{ranks} ranks x 1 thread anywhere"] = EngineOptions(
+            path, "cpu", dtype, threads=1, ranks=ranks
+        )
     agents = []
     if nodes > 1:
         where = Rendezvous(nodes, 0, "127.0.0.1", free_port())
@@ -112,10 +106,10 @@ async def measure(path: Path, args: argparse.Namespace) -> None:
     for engine in engines.values():
         await engine.start()
     try:
-        if args.own_cores:
-            engine = engines[f"{ranks} ranks x 1 thread"]
-            assert engine.pid is not None
-            stay_on_own_cores(engine.pid)
+        if args.anywhere:
+            free = engines[f"{ranks} ranks x 1 thread anywhere"]
+            assert free.pid is not None
+            leave_to_linux(free.pid)
         for num in sizes:
             jobs = pictures(path, num)
             ms: dict[str, list[float]] = {name: [] for name in engines}
@@ -148,7 +142,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
-        "--own-cores", action="store_true", help="each of as many ranks as cores stays on one"
+        "--anywhere", action="store_true", help="ranks that run on all cores, beside those on their own"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

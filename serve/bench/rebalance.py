@@ -2,10 +2,10 @@
 
     .venv/bin/python serve/bench/rebalance.py [--preset vlmoe_small_32e] [--phase-s 20] [--phases 4] [--images 8]
 
-Two ranks of one thread, each kept on a core of its own (not so with --anywhere); random weights. In every phase all
-pictures are variants of a few others, so that other experts are hot; one phase is load that does not drift. Batches
-follow each other without a gap. The ways take turns of two seconds, so that a machine that is now faster and now slower
-is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid for by
+Two ranks of one thread, each on a core of its own as in a server (not so with --anywhere); random weights. In every
+phase all pictures are variants of a few others, so that other experts are hot; one phase is load that does not drift.
+Batches follow each other without a gap. The ways take turns of two seconds, so that a machine that is now faster and now
+slower is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid for by
 nobody else; their times to wait are stretched by as much.
 `again` is `stay` once more: what it differs by is noise. Prints for each way and phase images a second, the median and
 the longest batch, how uneven the ranks were, what moved, and the processor time of the process that plans; then the
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ranks import random_checkpoint, stay_on_own_cores
+from ranks import leave_to_linux, random_checkpoint
 
 from vlmoe_model.checkpoint.directory import open_directory
 from vlmoe_model.config import HeadConfig
@@ -150,8 +150,8 @@ async def measure(path: Path, args: argparse.Namespace) -> None:
     for way in ways:
         await way.engine.start()
         assert way.engine.pid is not None
-        if not args.anywhere:
-            stay_on_own_cores(way.engine.pid)
+        if args.anywhere:
+            leave_to_linux(way.engine.pid)
         way.signal(signal.SIGSTOP)
     try:
         head = open_directory(path).config.heads[0]
@@ -187,9 +187,7 @@ def main() -> None:
     parser.add_argument("--interval-s", type=float, default=2.0, help="between plans")
     parser.add_argument("--planning-share", type=float, default=0.01, help="of the time, for plans")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
-    parser.add_argument(
-        "--anywhere", action="store_true", help="ranks run where Linux puts them, as in a server"
-    )
+    parser.add_argument("--anywhere", action="store_true", help="ranks run on all cores, not each on its own")
     parser.add_argument("--timeline", action="store_true", help="print the time of every batch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

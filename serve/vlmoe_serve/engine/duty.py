@@ -14,8 +14,8 @@ from vlmoe_serve.engine.base import EngineOptions
 from vlmoe_serve.engine.layer_moves import layer_moves
 from vlmoe_serve.engine.loading import load_share
 from vlmoe_serve.engine.meter import resident_bytes
+from vlmoe_serve.engine.own_cores import Cores, cores_of
 from vlmoe_serve.engine.protocol import FromRank, Jobs, LoadFailed, Ping, Pong, RankDone, ToRank
-from vlmoe_serve.engine.threads import lent_threads
 from vlmoe_serve.engine.tracing import rows_of
 from vlmoe_serve.placement.trace_format import Rows
 
@@ -45,6 +45,7 @@ def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
         boss.tell(LoadFailed(" ".join(str(error).split())))
         return
     moves = layer_moves(runner, options)
+    cores = cores_of(options, group.rank, runner.device)
     gc.collect()
     gc.freeze()
     boss.tell(RankDone((), resident_bytes()))
@@ -55,17 +56,17 @@ def do_duty(boss: Boss, options: EngineOptions, group: Group) -> None:
         else:
             if moves is not None and asked.orders is not None:
                 moves.obey(asked.orders)
-            done = _run(runner, asked, group.rank)
+            done = _run(runner, asked, group.rank, cores)
             boss.tell(done if moves is None else dataclasses.replace(done, moves=moves.state))
 
 
-def _run(runner: Runner, asked: Jobs, rank: int) -> RankDone:
+def _run(runner: Runner, asked: Jobs, rank: int, cores: Cores) -> RankDone:
     rows: list[Rows] = []
 
     def observe(packed: Packed, log: Sequence[Routing]) -> None:
         rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
 
-    with lent_threads(asked.threads):
+    with cores.lent(asked.threads):
         outputs = runner.run(asked.jobs, observe if asked.traced else None)
     blocks = tuple(output.tobytes() for output in outputs)
     return RankDone(blocks, resident_bytes(), rows[0] if rows else None)

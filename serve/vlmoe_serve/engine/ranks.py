@@ -39,10 +39,10 @@ from vlmoe_serve.engine.layer_moves import LayerMoves, layer_moves
 from vlmoe_serve.engine.loading import check_devices, free_port, join_host, load_share
 from vlmoe_serve.engine.meter import resident_bytes
 from vlmoe_serve.engine.orders import MoveState, Orders
+from vlmoe_serve.engine.own_cores import Cores, cores_of
 from vlmoe_serve.engine.planning import Planning, toll
 from vlmoe_serve.engine.protocol import Batch, FromRank, Jobs, Load, LoadFailed, Ping, Pong, RankDone, ToRank
 from vlmoe_serve.engine.rebalancer import Rebalancer
-from vlmoe_serve.engine.threads import lent_threads
 from vlmoe_serve.engine.tracing import RoutingTracer, rows_of
 from vlmoe_serve.engine.transport import Arena
 from vlmoe_serve.placement.trace_format import Rows
@@ -189,6 +189,7 @@ class Ranks:
         runner: Runner,
         others: Sequence[OtherRank],
         options: EngineOptions,
+        cores: Cores,
         moves: LayerMoves | None = None,
         rebalancer: Rebalancer | None = None,
     ) -> None:
@@ -197,6 +198,7 @@ class Ranks:
         # of a rank, that others may lend; none where they may not: other kernels' bits may depend on their number
         self.threads = options.threads if runner.backend == "cpu_native" else 0
         self._per_node = options.local_ranks
+        self._cores = cores
         self._moves = moves
         self.rebalancer = rebalancer
         self.num_ranks = 1 + len(others)
@@ -223,7 +225,7 @@ class Ranks:
                 other.send(Jobs(tuple(jobs[i] for i in share), tracer is not None, orders, num))
             if self._moves is not None and orders is not None:
                 self._moves.obey(orders)
-            with lent_threads(threads[0]):
+            with self._cores.lent(threads[0]):
                 mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
             done = [(mine, rows[0] if rows else None), *(other.done() for other in self._others)]
         except Exception as error:
@@ -293,7 +295,10 @@ def check_options(options: EngineOptions) -> None:
 
 def together(options: EngineOptions, runner: Runner, others: Sequence[OtherRank]) -> Ranks:
     """All ranks, loaded, wherever the others are."""
-    return Ranks(runner, others, options, layer_moves(runner, options), _rebalancer(options, runner))
+    # the process that plans has started by then, and is as free as this one was
+    rebalancer = _rebalancer(options, runner)
+    cores = cores_of(options, 0, runner.device)
+    return Ranks(runner, others, options, cores, layer_moves(runner, options), rebalancer)
 
 
 def _rebalancer(options: EngineOptions, runner: Runner) -> Rebalancer | None:

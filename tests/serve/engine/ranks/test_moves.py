@@ -1,5 +1,6 @@
 """Experts that move from rank to rank."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,23 @@ from vlmoe_serve.placement.placement import place
 from vlmoe_serve.placement.rebalancing import RebalanceOptions
 
 from ..tiny import jobs
-from .groups import with_ranks
+from .groups import children_of, with_ranks
+
+
+def check_cores(pid: int | None) -> None:
+    """Ranks keep off each other's cores, where there are enough; the process that plans may run on any."""
+    assert pid is not None
+    host, first = os.sched_getaffinity(0), os.sched_getaffinity(pid)
+    seconds = {
+        name: os.sched_getaffinity(child)
+        for child in children_of(pid)
+        for name in ("rank", "planning")
+        if f"vlmoe_serve.engine.{name}" in Path(f"/proc/{child}/cmdline").read_text()
+    }
+    assert seconds["planning"] == host
+    if len(host) > 1:
+        assert not first & seconds["rank"]
+        assert first | seconds["rank"] == host
 
 
 @pytest.mark.parametrize("at_once", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -38,6 +55,7 @@ def test_experts_move_while_answers_stay(checkpoint: Path, at_once: bool) -> Non
                 np.testing.assert_array_equal(np.frombuffer(block, np.float32), answer)
             num_steps += 1
         assert supervisor.num_restarts == 0
+        check_cores(supervisor.pid)
 
     with_ranks(checkpoint, 2, use, reports.append, placement=start, rebalance=eager, costs=costs)
     loads = [each.load for each in reports if each.load is not None]
