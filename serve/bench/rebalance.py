@@ -4,9 +4,9 @@
 
 Two ranks of one thread, each on a core of its own as in a server (not so with --anywhere); random weights. In every
 phase all pictures are variants of a few others, so that other experts are hot; one phase is load that does not drift.
-Batches follow each other without a gap. The ways take turns of two seconds, so that a machine that is now faster and now
-slower is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid for by
-nobody else; their times to wait are stretched by as much.
+Batches follow each other without a gap. The ways take turns of two seconds, so that a machine that is now faster and
+now slower is so for all, and stand still (SIGSTOP) between their turns, so that what one does beside its work is paid
+for by nobody else; their times to wait are stretched by as much.
 `again` is `stay` once more: what it differs by is noise. Prints for each way and phase images a second, the median and
 the longest batch, how uneven the ranks were, what moved, and the processor time of the process that plans; then the
 throughput over that of `stay`.

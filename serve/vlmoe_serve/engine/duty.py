@@ -66,7 +66,7 @@ def _run(runner: Runner, asked: Jobs, rank: int, cores: Cores) -> RankDone:
     def observe(packed: Packed, log: Sequence[Routing]) -> None:
         rows.append(rows_of(packed, log, runner.config, 0, 0, 0, rank))
 
-    with cores.lent(asked.threads):
+    with cores.batch(asked.threads):
         outputs = runner.run(asked.jobs, observe if asked.traced else None)
     blocks = tuple(output.tobytes() for output in outputs)
     return RankDone(blocks, resident_bytes(), rows[0] if rows else None)

@@ -225,7 +225,7 @@ class Ranks:
                 other.send(Jobs(tuple(jobs[i] for i in share), tracer is not None, orders, num))
             if self._moves is not None and orders is not None:
                 self._moves.obey(orders)
-            with self._cores.lent(threads[0]):
+            with self._cores.batch(threads[0]):
                 mine = self._runner.run([jobs[i] for i in shares[0]], None if tracer is None else observe)
             done = [(mine, rows[0] if rows else None), *(other.done() for other in self._others)]
         except Exception as error:
