@@ -79,7 +79,7 @@ class Cores:
         ran_s, waited_s = _times()
         was_apart = self._crowding.is_apart
         with lent_threads(lent):
-            if lent and was_apart:
+            if lent and os.sched_getaffinity(0) == self.own:
                 # the borrowed threads began where this one is, in an earlier batch
                 for thread in _threads() - self._mine:
                     _stay(thread, self.host - self.own)
