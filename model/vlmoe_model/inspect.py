@@ -1,12 +1,12 @@
 """`vlmoe inspect PATH`: what a checkpoint holds."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlmoe_model.arguments import Parser
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory
 from vlmoe_model.checkpoint.experts import is_expert
 from vlmoe_model.checkpoint.fingerprint import model_id, space_id
@@ -57,7 +57,7 @@ def summarise(directory: CheckpointDir) -> Summary:
 
 def run(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="vlmoe inspect", description="Show what a checkpoint holds.")
+    parser = Parser(prog="vlmoe inspect", description="Show what a checkpoint holds.")
     parser.add_argument("path", help="checkpoint directory, or demo")
     parser.add_argument(
         "--base", action="append", default=[], metavar="DIR", help="where a delta's base may be"

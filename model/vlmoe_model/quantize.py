@@ -1,6 +1,5 @@
 """`vlmoe quantize IN OUT --experts int8`: a smaller checkpoint of the same model."""
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vlmoe_kernels.int8 import quantise
+from vlmoe_model.arguments import Parser
 from vlmoe_model.checkpoint.directory import CheckpointDir, open_directory, resolve
 from vlmoe_model.checkpoint.experts import is_int8, scale_of
 from vlmoe_model.checkpoint.weights import load_state, save
@@ -49,7 +49,7 @@ def quantise_experts(source: CheckpointDir, target: Path) -> None:
 
 def run(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="vlmoe quantize", description="Write a smaller checkpoint.")
+    parser = Parser(prog="vlmoe quantize", description="Write a smaller checkpoint.")
     parser.add_argument("source", metavar="IN", help="a checkpoint directory, or demo")
     parser.add_argument("target", metavar="OUT", type=Path, help="the directory to write")
     parser.add_argument("--experts", required=True, choices=("int8",), help="what the experts are stored as")

@@ -67,4 +67,6 @@ def test_mistakes_are_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     assert error.endswith("no such directory\n")
     assert error.count("\n") == 1
     assert run([]) == 2
+    says = "vlmoe inspect: the following arguments are required: path; see vlmoe inspect --help\n"
+    assert capsys.readouterr().err == says
     assert run(["--help"]) == 0

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vlmoe_train.arguments import Parser
+from vlmoe_model.arguments import Parser
 
 COMMANDS: Mapping[str, str] = {
     "train": "vlmoe_train.cli:train",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlmoe_train.arguments import Parser
+from vlmoe_model.arguments import Parser
 from vlmoe_train.data.fetch import fetch
 from vlmoe_train.data.samples import DataError
 from vlmoe_train.data.sources import DATASETS, PACKAGES, RECIPES, dataset_names

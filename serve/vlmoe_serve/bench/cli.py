@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
 from vlmoe_kernels.heap import keep_freed_memory
+from vlmoe_model.arguments import Parser
 from vlmoe_model.config import ModelConfig
 from vlmoe_model.errors import CheckpointError
 from vlmoe_model.precision import DTYPES, choose_dtype
@@ -24,11 +24,6 @@ from vlmoe_serve.bench.weights import checkpoint
 from vlmoe_serve.cores import num_cores
 
 _DEMO = "demo"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def run(argv: list[str]) -> int:
@@ -68,8 +63,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _arguments() -> _Parser:
-    parser = _Parser(prog="vlmoe bench", description=__doc__)
+def _arguments() -> Parser:
+    parser = Parser(prog="vlmoe bench", description=__doc__)
     parser.add_argument("model", help=f"checkpoint directory, {_DEMO}, or one of {', '.join(PRESETS)}")
     parser.add_argument(
         "--case", nargs="+", choices=tuple(CASES), default=list(CASES), metavar="NAME", help=", ".join(CASES)

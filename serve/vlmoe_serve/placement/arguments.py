@@ -4,8 +4,8 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from vlmoe_model.arguments import Parser
 from vlmoe_serve.placement.evaluate import EVALUATION_ONLY
 from vlmoe_serve.placement.load import KINDS
 from vlmoe_serve.placement.machines import DEVICES
@@ -13,11 +13,6 @@ from vlmoe_serve.placement.policies import POLICIES
 
 # as long as half an hour at 50 ms a step
 _HORIZON_STEPS = 36_000
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -49,7 +44,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vlmoe plan", description="Place experts on ranks by what routers chose.")
+    parser = Parser(prog="vlmoe plan", description="Place experts on ranks by what routers chose.")
     parser.add_argument("--trace", type=Path, metavar="DIR", help="what --trace-routing wrote")
     parser.add_argument("--ranks", type=_whole(1, 4096), metavar="N", help="ranks that share the experts")
     parser.add_argument(

@@ -10,11 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vlmoe_model.arguments import Parser
 from vlmoe_model.config import HeadConfig, ModelConfig, Task
 from vlmoe_model.errors import ModelError
 from vlmoe_model.routing_mode import OVERFLOWS, RoutingMode
 from vlmoe_model.runner import Runner
-from vlmoe_train.arguments import Parser
 from vlmoe_train.config import RecipeError, load_recipe
 from vlmoe_train.data.samples import DataError
 from vlmoe_train.evaluate.suites import SUITES, Request, Score, Suite, jsonl
