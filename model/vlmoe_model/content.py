@@ -17,7 +17,8 @@ _Hits = npt.NDArray[np.bool_]
 
 # How far a channel must be from the border's colour to count as content.
 _THRESHOLD = 16
-# Pixels looked at in one go; a picture of no more is looked at once for its rows and its columns.
+# A picture of no more pixels is looked at as a whole, once for its rows and its columns; larger ones in bands.
+_WHOLE_PIXELS = 1 << 17
 _BAND_PIXELS = 1 << 16
 
 
@@ -28,7 +29,7 @@ def content(image: Image.Image) -> tuple[Box, Colour]:
     """
     width, height = image.size
     whole = (0, 0, width, height)
-    if width * height <= _BAND_PIXELS:
+    if width * height <= _WHOLE_PIXELS:
         pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
         ground = _median((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
         hits = _leaves(pixels.reshape(height, width * 3), ground)

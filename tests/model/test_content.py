@@ -27,9 +27,11 @@ def holds(pixels: np.ndarray) -> None:
     assert content(Image.fromarray(pixels)) == plain(pixels), pixels.shape
 
 
-@pytest.fixture(params=[1 << 16, 64], ids=["at once", "in bands"])
+@pytest.fixture(params=[None, 64], ids=["at once", "in bands"])
 def _band(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BAND_PIXELS", request.param)
+    if request.param is not None:
+        monkeypatch.setattr(module, "_WHOLE_PIXELS", 0)
+        monkeypatch.setattr(module, "_BAND_PIXELS", request.param)
 
 
 @pytest.mark.usefixtures("_band")
