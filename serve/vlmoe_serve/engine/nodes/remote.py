@@ -16,8 +16,9 @@ from vlmoe_serve.engine.nodes.spawn import LocalRanks
 from vlmoe_serve.engine.nodes.store import HubStore, Values
 from vlmoe_serve.engine.nodes.terms import terms_of
 from vlmoe_serve.engine.nodes.wire import Begin
+from vlmoe_serve.engine.other_ranks import OtherRank
 from vlmoe_serve.engine.protocol import FromRank, ToRank
-from vlmoe_serve.engine.ranks import OtherRank, Ranks, check_options, together
+from vlmoe_serve.engine.ranks import Ranks, check_options, together
 
 
 class RemoteChannel:
