@@ -11,10 +11,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 
 from vlmoe_kernels.collectives import DEFAULT_TIMEOUT_S, GroupError
-from vlmoe_kernels.collectives.copied_rows import pieces_of
+from vlmoe_kernels.collectives.copied_rows import CopyingGroup
 
 
-class GlooGroup:
+class GlooGroup(CopyingGroup):
     """A group of its own, apart from torch's default group.
 
     Args:
@@ -31,6 +31,7 @@ class GlooGroup:
     def __init__(
         self, store: Store, rank: int, size: int, address: str, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
+        super().__init__(rank, size)
         # torch's own description of the class is behind
         gloo: Any = dist.ProcessGroupGloo
         options = gloo._Options()
@@ -38,8 +39,6 @@ class GlooGroup:
         options._timeout = timedelta(seconds=timeout_s)
         # exchanges come one behind the other
         options._threads = 1
-        self.rank = rank
-        self.size = size
         # gloo keeps no reference to a store written in Python
         self._store = store
         try:
@@ -47,18 +46,8 @@ class GlooGroup:
         except RuntimeError as error:
             raise GroupError(f"rank {rank} does not reach the others: {error}") from error
 
-    def exchange_counts(self, counts_WG: Tensor) -> Tensor:
-        """See `Group.exchange_counts`."""
-        one_each = [1] * self.size
-        return self.exchange_rows(counts_WG, one_each, one_each)
-
-    def exchange_rows(
-        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
-    ) -> Tensor:
-        """See `Group.exchange_rows`."""
-        if order_S is not None:
-            rows_RD = rows_RD.index_select(0, order_S)
-        rows_RD = rows_RD.contiguous()
+    def all_to_all(self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """See `CopyingGroup.all_to_all`."""
         received = rows_RD.new_empty(sum(receive), *rows_RD.shape[1:])
         try:
             self._group.alltoall_base(
@@ -67,13 +56,3 @@ class GlooGroup:
         except RuntimeError as error:
             raise GroupError(f"rank {self.rank} lost its group: {error}") from error
         return received
-
-    def room(self, num_rows: int, like_RD: Tensor) -> Tensor:
-        """See `Group.room`."""
-        return like_RD.new_empty(num_rows, *like_RD.shape[1:])
-
-    def exchange_pieces(
-        self, rows_RD: Tensor, send: Sequence[int], receive: Sequence[int], order_S: Tensor | None = None
-    ) -> list[Tensor]:
-        """See `Group.exchange_pieces`."""
-        return pieces_of(self.exchange_rows(rows_RD, send, receive, order_S), receive, self.rank)
