@@ -61,8 +61,9 @@ def test_ids_and_priorities(server, stub, refused):
     assert dict(caught.value.trailing_metadata())["x-request-id"] == "failed"
     found = refused(stub.Embed, CAT, metadata=[("x-priority", "urgent")])
     assert (found.code, found.reason, found.param) == ("INVALID_ARGUMENT", "bad_request", "x-priority")
-    wait_until(lambda: "GRPC /vlmoe.v1.VLMoE/Embed 422" in server.log)
-    assert "id=failed" in server.log
+    wait_until(lambda: "id=failed" in server.lately)
+    (line,) = [line for line in server.lately.splitlines() if "id=failed" in line]
+    assert "GRPC /vlmoe.v1.VLMoE/Embed 422" in line
 
 
 def test_calls_are_counted_beside_those_of_http(server, stub):
