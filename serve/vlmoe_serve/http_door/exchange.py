@@ -1,6 +1,6 @@
 """The outermost layer of the HTTP door: request ids, metrics, one log line, and a net under everything.
 
-uvicorn -> Exchange -> BodyLimit -> Gate -> FastAPI
+uvicorn -> Exchange -> BodyLimit -> Gate -> Direct -> FastAPI; what takes one of `short_ways.py` never comes here.
 """
 
 import logging

@@ -2,11 +2,11 @@
 
     head, body -> Connection gathers them -> Express.answer -> bytes
 
-The layers that other requests go through, and the messages that those pass on, cost as much processor time as all the
-rest of the door. What they promise is kept here in one place: the request's id, metrics and log line, a net under what
-nobody foresaw, a place among those in flight. Keys, lengths and overload have been the turnstile's. Forms, packed
-bodies, callers with a share of their own, traced requests, other routes, and bodies that take long to come go through
-the layers.
+The layers that other requests go through, and the messages that those pass on, cost every request processor time
+(`serve/bench/front.py`). What they promise is kept here in one place: the request's id, metrics and log line, a net
+under what nobody foresaw, a place among those in flight. Keys, lengths and overload have been the turnstile's. Forms,
+packed bodies, callers with a share of their own, traced requests, other routes, and bodies that take long to come go
+through the layers.
 """
 
 import logging
